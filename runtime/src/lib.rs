@@ -1,0 +1,6 @@
+//! Plumbing without spans: the log, configuration, telemetry, clock and shutdown.
+
+pub mod clock;
+pub mod config;
+pub mod log;
+pub mod telemetry;

@@ -1,0 +1,16 @@
+//! What the services share: topics, the span's columns and codecs, and pure analysis of traces.
+//!
+//! Services never depend on one another; they meet here and in `proto`.
+
+pub mod avro;
+pub mod columns;
+pub mod frame;
+pub mod lake;
+pub mod mapping;
+pub mod partition;
+pub mod reader;
+pub mod record;
+pub mod topics;
+pub mod trace;
+pub mod view;
+pub mod wire;
