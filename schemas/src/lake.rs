@@ -274,9 +274,9 @@ pub struct Plan {
     pub start: u64,
     /// One past the last offset.
     pub end: u64,
-    /// Batches of the manifests in `[dedup_from, start)` count as seen: records of this range with one of
-    /// their ids are retries.
-    pub dedup_from: u64,
+    /// The latest so many batch ids of the manifests before this range, and of the range itself, count as
+    /// seen: a record with one of them is a retry.
+    pub dedup_batches: u64,
     /// Rows of a row group; part of the plan, so that a repeat writes the same bytes.
     pub row_group_rows: u32,
     /// Level of zstd; part of the plan for the same reason.
@@ -309,12 +309,12 @@ pub struct Manifest {
     /// Records that went to the dead-letter topic.
     #[serde(default)]
     pub poison: Vec<Poison>,
-    /// Offsets `[from, to)` of the range that retention had removed before they were read.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lost: Option<LostRange>,
+    /// Offsets that retention had removed before they were read.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lost: Vec<LostRange>,
     /// Its data files, at most one a date, ascending by date.
     pub files: Vec<DataFile>,
-    /// Ids of the distinct batches in the range, in the order of their first record.
+    /// Ids of the batches that were new in this range, in the order of their records.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub batch_ids: Vec<Id16>,
     /// Program and version that wrote it.
@@ -438,8 +438,8 @@ impl Plan {
     pub fn parse(path: &str, bytes: &[u8]) -> Result<Self, LakeError> {
         let plan: Self = from_json(path, bytes)?;
         check_range(path, plan.partition, plan.start, plan.end)?;
-        if plan.dedup_from > plan.start {
-            return Err(malformed(path, "dedup_from is past start"));
+        if plan.dedup_batches == 0 || plan.row_group_rows == 0 {
+            return Err(malformed(path, "dedup_batches and row_group_rows must be at least 1"));
         }
         Ok(plan)
     }

@@ -34,7 +34,7 @@ fn manifest(start: u64) -> Manifest {
         duplicate_records: 1,
         rejected_spans: 0,
         poison: vec![Poison { offset: start + 2, reason: "truncated message".into() }],
-        lost: None,
+        lost: vec![LostRange { from: start, to: start + 1 }],
         files: vec![data_file(start)],
         batch_ids: vec![Id16([0xab; 16])],
         created_by: "infertrace 0.1.0".into(),
