@@ -4,6 +4,7 @@
 
 pub mod avro;
 pub mod columns;
+pub mod dedup;
 pub mod frame;
 pub mod lake;
 pub mod mapping;
@@ -12,5 +13,6 @@ pub mod reader;
 pub mod record;
 pub mod topics;
 pub mod trace;
+pub mod value;
 pub mod view;
 pub mod wire;
