@@ -40,7 +40,8 @@ impl Walk {
         }
         // Only the root's subtree takes part, which is a range in pre-order; indices below are relative to it.
         let base = out.root as usize;
-        let nodes = &mut out.nodes[base..base + out.nodes[base].subtree as usize];
+        let end = base + out.nodes[base].subtree as usize;
+        let nodes = &mut out.nodes[base..end];
         self.prepare(nodes, out.root);
         self.walk(nodes, &mut out.critical_path);
         for segment in &mut out.critical_path {
@@ -103,7 +104,7 @@ impl Walk {
             if at == 0 || cursor <= root_start {
                 break;
             }
-            at = self.ancestor(at);
+            at = self.ancestor(nodes, at, cursor);
         }
         path.reverse();
     }
@@ -124,16 +125,22 @@ impl Walk {
         None
     }
 
-    /// The nearest ancestor that the cursor has not passed; the root at last.
-    fn ancestor(&mut self, from: u32) -> u32 {
+    /// The nearest ancestor that was still at work at `cursor`; the root at last. Ancestors that ended before it are
+    /// reached again as children that finished.
+    fn ancestor(&mut self, nodes: &[Node], from: u32, cursor: i64) -> u32 {
         let mut at = self.shortcut[from as usize];
-        while at != 0 && self.passed[at as usize] {
-            let above = self.shortcut[at as usize];
-            self.shortcut[from as usize] = above;
-            if self.passed[above as usize] && above != 0 {
-                self.shortcut[at as usize] = self.shortcut[above as usize];
+        while at != 0 {
+            if self.passed[at as usize] {
+                let above = self.shortcut[at as usize];
+                if self.passed[above as usize] {
+                    self.shortcut[at as usize] = self.shortcut[above as usize];
+                }
+                at = above;
+            } else if nodes[at as usize].end_ns < cursor {
+                at = if self.host[at as usize] == NONE { 0 } else { self.host[at as usize] };
+            } else {
+                break;
             }
-            at = above;
         }
         at
     }

@@ -272,7 +272,7 @@ pub struct Analysis {
 impl Analysis {
     /// Wall time of the trace.
     #[must_use]
-    pub const fn duration_ns(&self) -> u64 {
+    pub fn duration_ns(&self) -> u64 {
         self.end_ns.saturating_sub(self.start_ns).max(0) as u64
     }
 
