@@ -1,0 +1,196 @@
+//! Avro records of the topics that others subscribe to: traces, rollups, baselines, insights.
+//!
+//! Every value has the Confluent wire format, `0x00`, a 4-byte big-endian schema id, the Avro body, so the same
+//! consumer code works with and without a schema registry. With a registry, [`SchemaIds`] holds the ids it gave.
+//! Without one, the id is [`embedded_id`]: the low 31 bits of the schema's CRC-64-AVRO fingerprint with the top bit
+//! set. Registries hand out positive 32-bit integers, so the two never meet, and a consumer without a
+//! registry skips five bytes and reads with the `.avsc` file that ships with the release. Without a registry,
+//! readers are upgraded before writers: an embedded id that a reader does not know is an error.
+//!
+//! Invariants: evolution is additive (a new field has a default, an enum has a default symbol); decoding
+//! resolves the writer's schema against ours and never guesses an unknown id.
+
+mod records;
+mod summary;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::LazyLock;
+
+use apache_avro::{Schema, from_avro_datum, from_value, rabin::Rabin, to_avro_datum, to_value};
+use serde::{Serialize, de::DeserializeOwned};
+
+pub use records::{
+    Baseline, Cause, Evidence, Insight, InsightState, Recommendation, Rollup, Severity, Sketch,
+};
+pub use summary::{
+    ClockShift, Importance, PathSegment, ServiceEdge, ServiceUse, SourceRange, SpanStatus, StageTime,
+    TraceSummary, write_trace_summary,
+};
+
+const MAGIC: u8 = 0;
+const HEADER: usize = 5;
+
+/// Why a value could not be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum AvroError {
+    /// Shorter than its header, or another magic byte.
+    #[error("not in the Confluent wire format")]
+    NotFramed,
+    /// The writer's schema is not known here: newer than this build, and no registry to ask.
+    #[error("unknown schema id {0:#010x}")]
+    UnknownSchema(u32),
+    /// The body does not fit its schema.
+    #[error("bad avro body: {0}")]
+    Body(#[from] Box<apache_avro::Error>),
+    /// The body is followed by more bytes.
+    #[error("{0} bytes after the avro body")]
+    Trailing(usize),
+}
+
+impl From<apache_avro::Error> for AvroError {
+    fn from(error: apache_avro::Error) -> Self {
+        Self::Body(Box::new(error))
+    }
+}
+
+/// A record type with a schema of ours.
+pub trait AvroRecord: Serialize + DeserializeOwned {
+    /// The schema this build writes and reads.
+    fn schema() -> &'static EmbeddedSchema;
+}
+
+/// A schema compiled into the program.
+#[derive(Debug)]
+pub struct EmbeddedSchema {
+    /// The `.avsc` text, as a registry takes it.
+    pub text: &'static str,
+    /// Parsed.
+    pub schema: Schema,
+    /// Its id where no registry gave one.
+    pub id: u32,
+}
+
+impl EmbeddedSchema {
+    fn new(text: &'static str) -> Self {
+        let schema = Schema::parse_str(text).expect("an embedded schema is valid");
+        let id = embedded_id(&schema);
+        Self { text, schema, id }
+    }
+}
+
+/// The schema id used where no registry is configured.
+#[must_use]
+pub fn embedded_id(schema: &Schema) -> u32 {
+    let fingerprint = schema.fingerprint::<Rabin>().bytes;
+    let low = fingerprint.first_chunk::<4>().copied().unwrap_or_default();
+    u32::from_le_bytes(low) | 0x8000_0000
+}
+
+macro_rules! embedded {
+    ($($record:ty => $file:literal),+ $(,)?) => {$(
+        impl AvroRecord for $record {
+            fn schema() -> &'static EmbeddedSchema {
+                static SCHEMA: LazyLock<EmbeddedSchema> =
+                    LazyLock::new(|| EmbeddedSchema::new(include_str!(concat!("../../avro/", $file))));
+                &SCHEMA
+            }
+        }
+    )+};
+}
+
+embedded! {
+    TraceSummary<'static> => "trace_summary.v1.avsc",
+    Rollup => "rollup.v1.avsc",
+    Baseline => "baseline.v1.avsc",
+    Insight => "insight.v1.avsc",
+}
+
+/// Writers' schemas by id, and the id to write one record type with.
+#[derive(Debug, Clone)]
+pub struct SchemaIds {
+    write: u32,
+    known: Vec<(u32, Schema)>,
+}
+
+impl SchemaIds {
+    /// Without a registry: the embedded schema under its embedded id.
+    #[must_use]
+    pub fn embedded<R: AvroRecord>() -> Self {
+        let own = R::schema();
+        Self { write: own.id, known: vec![(own.id, own.schema.clone())] }
+    }
+
+    /// Adds a writer's schema, as a registry returned it.
+    pub fn learn(&mut self, id: u32, schema: Schema) {
+        self.known.retain(|(known, _)| *known != id);
+        self.known.push((id, schema));
+    }
+
+    /// Writes with the id that a registry gave to the embedded schema.
+    pub fn write_with<R: AvroRecord>(&mut self, id: u32) {
+        self.learn(id, R::schema().schema.clone());
+        self.write = id;
+    }
+
+    /// The id that values are written with.
+    #[must_use]
+    pub const fn write_id(&self) -> u32 {
+        self.write
+    }
+
+    /// Encodes `record`.
+    ///
+    /// # Errors
+    /// [`AvroError::Body`] when the record does not fit its schema.
+    pub fn encode<R: AvroRecord>(&self, record: &R) -> Result<Vec<u8>, AvroError> {
+        let schema = &R::schema().schema;
+        let value = to_value(record)?.resolve(schema)?;
+        let body = to_avro_datum(schema, value)?;
+        let mut out = Vec::with_capacity(HEADER + body.len());
+        put_header(&mut out, self.write);
+        out.extend_from_slice(&body);
+        Ok(out)
+    }
+
+    /// Decodes a value written with any known schema.
+    ///
+    /// # Errors
+    /// [`AvroError`], without a panic on any input.
+    pub fn decode<R: AvroRecord>(&self, value: &[u8]) -> Result<R, AvroError> {
+        let (id, body) = split(value)?;
+        let (_, writer) =
+            self.known.iter().find(|(known, _)| *known == id).ok_or(AvroError::UnknownSchema(id))?;
+        decode_body(writer, &R::schema().schema, body)
+    }
+}
+
+/// Appends the Confluent header.
+pub fn put_header(out: &mut Vec<u8>, id: u32) {
+    out.push(MAGIC);
+    out.extend_from_slice(&id.to_be_bytes());
+}
+
+/// Schema id and body of a value.
+///
+/// # Errors
+/// [`AvroError::NotFramed`].
+pub fn split(value: &[u8]) -> Result<(u32, &[u8]), AvroError> {
+    match value.split_first_chunk::<HEADER>() {
+        Some((&[MAGIC, a, b, c, d], body)) => Ok((u32::from_be_bytes([a, b, c, d]), body)),
+        _ => Err(AvroError::NotFramed),
+    }
+}
+
+fn decode_body<T: DeserializeOwned>(
+    writer: &Schema,
+    reader: &Schema,
+    mut body: &[u8],
+) -> Result<T, AvroError> {
+    let resolved = from_avro_datum(writer, &mut body, Some(reader))?;
+    if !body.is_empty() {
+        return Err(AvroError::Trailing(body.len()));
+    }
+    Ok(from_value(&resolved)?)
+}
