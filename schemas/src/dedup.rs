@@ -71,6 +71,12 @@ impl Dedup {
         self.order.iter()
     }
 
+    /// Ids remembered at most.
+    #[must_use]
+    pub const fn capacity(&self) -> usize {
+        self.capacity
+    }
+
     /// Ids in the window.
     #[must_use]
     pub fn len(&self) -> usize {
