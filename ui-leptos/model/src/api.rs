@@ -1,0 +1,319 @@
+//! What the query API answers, as far as the UI reads it.
+//!
+//! Unknown fields are ignored and absent ones have defaults, so that an older page works with a newer server and the
+//! other way round. Attributes stay as JSON text until a person opens a span: a trace of 10,000 spans parses in a
+//! fraction of the time, and search runs over the text.
+
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{self, Deserializer, Visitor};
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
+
+/// A 64-bit quantity in nanoseconds; a decimal string on the wire (as OTLP/JSON writes it), a number is taken too.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Nanos(pub i64);
+
+impl<'de> Deserialize<'de> for Nanos {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct NanosVisitor;
+        impl Visitor<'_> for NanosVisitor {
+            type Value = Nanos;
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a 64-bit integer, as a decimal string or a number")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Nanos, E> {
+                if text.is_empty() {
+                    return Ok(Nanos(0));
+                }
+                text.parse().map(Nanos).map_err(E::custom)
+            }
+            fn visit_i64<E: de::Error>(self, value: i64) -> Result<Nanos, E> {
+                Ok(Nanos(value))
+            }
+            fn visit_u64<E: de::Error>(self, value: u64) -> Result<Nanos, E> {
+                Ok(Nanos(i64::try_from(value).unwrap_or(i64::MAX)))
+            }
+            fn visit_f64<E: de::Error>(self, value: f64) -> Result<Nanos, E> {
+                Ok(Nanos(value as i64))
+            }
+            fn visit_unit<E: de::Error>(self) -> Result<Nanos, E> {
+                Ok(Nanos(0))
+            }
+        }
+        deserializer.deserialize_any(NanosVisitor)
+    }
+}
+
+/// A small JSON object whose members are looked up by name: `inference`, `gpu`, `queue`, `batch`, `cache`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(transparent)]
+pub struct Fields(pub Map<String, Value>);
+
+impl Fields {
+    /// The first of `names` that is a number, or a decimal string.
+    pub fn number(&self, names: &[&str]) -> Option<f64> {
+        names.iter().find_map(|name| number_of(self.0.get(*name)?))
+    }
+
+    /// The first of `names` that is a non-empty string.
+    pub fn text(&self, names: &[&str]) -> Option<&str> {
+        names.iter().find_map(|name| self.0.get(*name)?.as_str().filter(|text| !text.is_empty()))
+    }
+
+    /// The first of `names` that is a boolean.
+    pub fn boolean(&self, names: &[&str]) -> Option<bool> {
+        names.iter().find_map(|name| self.0.get(*name)?.as_bool())
+    }
+}
+
+/// A JSON number, or a string that holds one.
+pub fn number_of(value: &Value) -> Option<f64> {
+    match value {
+        Value::Number(number) => number.as_f64(),
+        Value::String(text) => text.parse().ok(),
+        _ => None,
+    }
+}
+
+/// `GET /api/v1/traces/{id}`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct TraceDetail {
+    /// Hexadecimal.
+    pub trace_id: String,
+    /// Whether every span that the trace refers to is there.
+    pub complete: Option<bool>,
+    /// Why not, in words or as an object with a `reason`.
+    #[serde(alias = "incomplete_reason", alias = "incomplete_reasons", alias = "reason")]
+    pub completeness: Option<Value>,
+    /// Which tiers answered: `hot`, `warm`, `cold`.
+    pub tiers: Vec<String>,
+    /// In no particular order.
+    pub spans: Vec<Span>,
+    /// Ids of the spans on the critical path.
+    pub critical_path: Vec<String>,
+    /// Set when the server left spans out.
+    pub truncated: Option<bool>,
+}
+
+impl TraceDetail {
+    /// Why the trace is incomplete, if the server says so.
+    pub fn incomplete_reason(&self) -> Option<String> {
+        fn words(value: &Value) -> Option<String> {
+            match value {
+                Value::String(text) if !text.is_empty() => Some(text.replace('_', " ")),
+                Value::Array(items) => {
+                    let parts: Vec<String> = items.iter().filter_map(words).collect();
+                    (!parts.is_empty()).then(|| parts.join(", "))
+                }
+                Value::Object(members) => ["reason", "reasons", "message", "detail", "state"]
+                    .iter()
+                    .find_map(|name| words(members.get(*name)?)),
+                _ => None,
+            }
+        }
+        self.completeness.as_ref().and_then(words)
+    }
+}
+
+/// One span of a trace.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Span {
+    /// Hexadecimal.
+    pub span_id: String,
+    /// Hexadecimal, empty for a root.
+    pub parent_span_id: String,
+    /// Service name.
+    pub service: String,
+    /// Operation name.
+    pub operation: String,
+    /// `SERVER`, `CLIENT`, …
+    pub kind: String,
+    /// Since 1970.
+    pub start_unix_nano: Nanos,
+    /// Not negative.
+    pub duration_nano: Nanos,
+    /// Outcome.
+    pub status: SpanStatus,
+    /// Object of attributes, unparsed.
+    pub attributes: Option<Box<RawValue>>,
+    /// Types that the JSON alone does not tell, unparsed.
+    pub attribute_types: Option<Box<RawValue>>,
+    /// Resource, unparsed.
+    pub resource: Option<Box<RawValue>>,
+    /// Instrumentation scope, unparsed.
+    pub scope: Option<Box<RawValue>>,
+    /// What happened during the span.
+    pub events: Vec<Event>,
+    /// Spans that this one refers to.
+    pub links: Vec<Link>,
+    /// Model, tokens, latencies.
+    pub inference: Option<Fields>,
+    /// Device and its use.
+    pub gpu: Option<Fields>,
+    /// Processor use.
+    pub cpu: Option<Fields>,
+    /// Host memory.
+    pub memory: Option<Fields>,
+    /// Depth and wait.
+    pub queue: Option<Fields>,
+    /// Size, limit, fill.
+    pub batch: Option<Fields>,
+    /// Hit, ratio, usage.
+    pub cache: Option<Fields>,
+    /// Token timeline, unparsed.
+    pub tokens: Option<Box<RawValue>>,
+    /// `queue`, `prefill`, `decode`, …
+    pub stage: Option<String>,
+    /// Duration less what children cover.
+    pub self_time_nano: Option<Nanos>,
+    /// Which tier the span came from.
+    pub tier: Option<String>,
+    /// W3C trace state.
+    pub trace_state: String,
+    /// Attributes that the sender left out.
+    #[serde(alias = "dropped_attributes")]
+    pub dropped_attributes_count: u64,
+    /// Events that the sender left out.
+    #[serde(alias = "dropped_events")]
+    pub dropped_events_count: u64,
+    /// Links that the sender left out.
+    #[serde(alias = "dropped_links")]
+    pub dropped_links_count: u64,
+}
+
+impl Span {
+    /// Whether the span failed.
+    pub fn is_error(&self) -> bool {
+        self.status.code.eq_ignore_ascii_case("error")
+    }
+
+    /// Start and end since 1970.
+    pub fn interval(&self) -> (i64, i64) {
+        let start = self.start_unix_nano.0;
+        (start, start.saturating_add(self.duration_nano.0.max(0)))
+    }
+
+    /// Whether a token timeline came with the span.
+    pub fn has_tokens(&self) -> bool {
+        self.tokens.as_ref().is_some_and(|raw| raw.get().len() > 4)
+    }
+}
+
+/// Outcome of a span.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct SpanStatus {
+    /// `UNSET`, `OK` or `ERROR`.
+    pub code: String,
+    /// Set by the instrumented program.
+    pub message: String,
+}
+
+/// An event of a span.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Event {
+    /// Since 1970.
+    pub time_unix_nano: Nanos,
+    /// Name.
+    pub name: String,
+    /// Unparsed.
+    pub attributes: Option<Box<RawValue>>,
+    /// Unparsed.
+    pub attribute_types: Option<Box<RawValue>>,
+}
+
+/// A link from one span to another.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Link {
+    /// Hexadecimal.
+    pub trace_id: String,
+    /// Hexadecimal.
+    pub span_id: String,
+    /// Unparsed.
+    pub attributes: Option<Box<RawValue>>,
+    /// Unparsed.
+    pub attribute_types: Option<Box<RawValue>>,
+}
+
+/// `application/problem+json`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Problem {
+    /// A short summary of the kind of problem.
+    pub title: String,
+    /// HTTP status.
+    pub status: u16,
+    /// What happened this time.
+    pub detail: String,
+    /// A stable name for programs.
+    pub code: String,
+}
+
+/// `GET /api/v1/services` and `/api/v1/models`: a bare list, or one in a member, of names or of objects with a name.
+pub fn names_from(json: &str) -> Vec<String> {
+    let Ok(value) = serde_json::from_str::<Value>(json) else {
+        return Vec::new();
+    };
+    let list = match &value {
+        Value::Array(items) => Some(items),
+        Value::Object(members) => members.values().find_map(Value::as_array),
+        _ => None,
+    };
+    let mut names: Vec<String> = list.into_iter().flatten().filter_map(name_of).collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+fn name_of(item: &Value) -> Option<String> {
+    let text = match item {
+        Value::String(text) => text.as_str(),
+        Value::Object(members) => ["name", "service", "service_name", "model", "model_name"]
+            .iter()
+            .find_map(|key| members.get(*key)?.as_str())?,
+        _ => return None,
+    };
+    (!text.is_empty()).then(|| text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Scenario: a span as the contract writes it, with members that this version does not know. Guarantee: it parses,
+    /// 64-bit strings become numbers, and absent members have defaults.
+    #[test]
+    fn tolerates_unknown_and_absent_members() {
+        let json = r#"{"trace_id":"ab","complete":false,"completeness":{"reason":"missing_root"},"new_thing":[1],
+            "spans":[{"span_id":"1","start_unix_nano":"1700000000000000001","duration_nano":5,"status":{"code":"ERROR"},
+            "inference":{"model_name":"m","ttft_nano":"12"},"later":{"a":1},"attributes":{"k":"v"}}]}"#;
+        let trace: TraceDetail = serde_json::from_str(json).expect("parses");
+        let span = &trace.spans[0];
+        assert_eq!(span.interval(), (1_700_000_000_000_000_001, 1_700_000_000_000_000_006));
+        assert!(span.is_error());
+        let inference = span.inference.as_ref().expect("inference");
+        assert_eq!(inference.number(&["ttft_ns", "ttft_nano"]), Some(12.0));
+        assert_eq!(inference.text(&["model_name"]), Some("m"));
+        assert_eq!(trace.incomplete_reason().as_deref(), Some("missing root"));
+        assert!(!span.has_tokens());
+    }
+
+    /// Scenario: lists of names in each shape that an API writes them. Guarantee: the same sorted names.
+    #[test]
+    fn reads_names_from_every_shape() {
+        for json in [
+            r#"["b","a"]"#,
+            r#"{"services":["b","a"]}"#,
+            r#"{"services":[{"name":"b"},{"service":"a","spans":3}]}"#,
+        ] {
+            assert_eq!(names_from(json), ["a", "b"], "{json}");
+        }
+        assert!(names_from("not json").is_empty());
+    }
+}
