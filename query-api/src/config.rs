@@ -1,0 +1,139 @@
+//! Configuration of the query API. Units are in the names; unknown keys are rejected.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+/// Configuration of the query API.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Address of the API and the UI; loopback unless told otherwise.
+    pub listen: SocketAddr,
+    /// The last minutes, in memory.
+    pub hot: HotConfig,
+    /// The Parquet lake.
+    pub lake: LakeConfig,
+    /// What one client may ask for.
+    pub limits: Limits,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
+            hot: HotConfig::default(),
+            lake: LakeConfig::default(),
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// The hot tier.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HotConfig {
+    /// Age at which spans leave, by the time of their record.
+    pub window_ms: u64,
+    /// Memory for columns and index. Past it, spans of traces without an error leave first, the oldest
+    /// of them first.
+    pub max_bytes: usize,
+    /// Share of `max_bytes` that older traces with errors may keep when others must leave, 0 to 1.
+    pub important_share: f64,
+    /// Longest wait before spans that were read become visible.
+    pub publish_interval_ms: u64,
+    /// Spans a segment, at most about.
+    pub segment_spans: usize,
+    /// Bytes of records taken from the log at once.
+    pub poll_max_bytes: usize,
+    /// Batch ids remembered a partition, to drop batches that a client sent again.
+    pub dedup_batches: usize,
+}
+
+impl Default for HotConfig {
+    fn default() -> Self {
+        Self {
+            window_ms: 15 * 60 * 1000,
+            max_bytes: 768 << 20,
+            important_share: 0.25,
+            publish_interval_ms: 100,
+            segment_spans: 65_536,
+            poll_max_bytes: 1 << 20,
+            dedup_batches: infertrace_schemas::dedup::DEFAULT_BATCHES,
+        }
+    }
+}
+
+/// The lake.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LakeConfig {
+    /// How often new manifests are looked for. Each look is one listing a partition.
+    pub refresh_interval_ms: u64,
+    /// Memory for Parquet footers with their page indexes.
+    pub footer_cache_bytes: usize,
+    /// Memory for bloom filters of trace ids.
+    pub bloom_cache_bytes: usize,
+    /// Files opened at a time by one request.
+    pub concurrent_files: usize,
+    /// Threads that scan for searches; 0 takes one a core.
+    pub scan_threads: usize,
+}
+
+impl Default for LakeConfig {
+    fn default() -> Self {
+        Self {
+            refresh_interval_ms: 1_000,
+            footer_cache_bytes: 128 << 20,
+            bloom_cache_bytes: 64 << 20,
+            concurrent_files: 8,
+            scan_threads: 0,
+        }
+    }
+}
+
+/// What one client may ask for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Longest a request may take; then 504.
+    pub request_timeout_ms: u64,
+    /// Longest a search scans before it answers with what it has and a cursor.
+    pub search_budget_ms: u64,
+    /// Open connections; more wait to be accepted.
+    pub max_connections: usize,
+    /// Requests under way; more get 503 with `Retry-After`.
+    pub max_concurrent_requests: usize,
+    /// Searches under way; more wait within their time-out.
+    pub max_concurrent_searches: usize,
+    /// Live streams under way; more get 503.
+    pub max_streams: usize,
+    /// Traces a page of a search; a larger `limit` is lowered to it and the answer says so.
+    pub max_traces_per_page: usize,
+    /// Spans of one trace that are answered; the rest is cut and the answer says so.
+    pub max_spans_per_trace: usize,
+    /// Bytes of one answer, before compression; a larger one is refused with 413.
+    pub max_response_bytes: usize,
+    /// Longest a client may take to send a request's head.
+    pub header_timeout_ms: u64,
+    /// Longest that open requests are waited for at shutdown.
+    pub drain_timeout_ms: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            request_timeout_ms: 30_000,
+            search_budget_ms: 10_000,
+            max_connections: 1_024,
+            max_concurrent_requests: 128,
+            max_concurrent_searches: 4,
+            max_streams: 64,
+            max_traces_per_page: 500,
+            max_spans_per_trace: 100_000,
+            max_response_bytes: 256 << 20,
+            header_timeout_ms: 10_000,
+            drain_timeout_ms: 5_000,
+        }
+    }
+}

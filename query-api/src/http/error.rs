@@ -1,0 +1,117 @@
+//! Errors as RFC 9457 `application/problem+json`.
+
+use axum::{
+    body::Body,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde_json::{Map, Value as Json, json};
+
+use crate::lake::Problem;
+
+/// What a client is told when its request was not answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ApiError {
+    status: StatusCode,
+    /// Stable, snake_case.
+    code: &'static str,
+    title: &'static str,
+    detail: String,
+    /// The query or path parameter that is wrong.
+    parameter: Option<String>,
+    retry_after_s: Option<u32>,
+    /// What could not be read, where that may be why.
+    partial: Vec<Problem>,
+}
+
+impl ApiError {
+    fn new(status: StatusCode, code: &'static str, title: &'static str, detail: impl Into<String>) -> Self {
+        Self {
+            status,
+            code,
+            title,
+            detail: detail.into(),
+            parameter: None,
+            retry_after_s: None,
+            partial: Vec::new(),
+        }
+    }
+
+    /// 400: a parameter does not read as what it must be.
+    pub(crate) fn bad_parameter(parameter: &str, detail: impl Into<String>) -> Self {
+        let error = Self::new(StatusCode::BAD_REQUEST, "invalid_parameter", "Invalid parameter", detail);
+        Self { parameter: Some(parameter.to_owned()), ..error }
+    }
+
+    /// 404: no such trace.
+    pub(crate) fn no_trace(trace_id: &str, unread: &[Problem]) -> Self {
+        let detail =
+            format!("no span of trace {trace_id} is in any tier; it may be late, expired or never sent");
+        let error = Self::new(StatusCode::NOT_FOUND, "trace_not_found", "Trace not found", detail);
+        Self { partial: unread.to_vec(), ..error }
+    }
+
+    /// 404: no such route.
+    pub(crate) fn no_route(path: &str) -> Self {
+        let detail = format!("there is nothing at {path}; see /openapi.json");
+        Self::new(StatusCode::NOT_FOUND, "not_found", "Not found", detail)
+    }
+
+    /// 405.
+    pub(crate) fn wrong_method() -> Self {
+        let detail = "this resource is read with GET or HEAD";
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "Method not allowed", detail)
+    }
+
+    /// 503: too much at once.
+    pub(crate) fn busy(what: &str) -> Self {
+        let detail = format!("too many {what} are under way; try again");
+        let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "Too busy", detail);
+        Self { retry_after_s: Some(1), ..error }
+    }
+
+    /// 504: the time-out passed.
+    pub(crate) fn timed_out(after_ms: u64) -> Self {
+        let detail = format!("no answer within {after_ms} ms; narrow the time range or add filters");
+        Self::new(StatusCode::GATEWAY_TIMEOUT, "timeout", "Timed out", detail)
+    }
+
+    /// 413: the answer would be too large.
+    pub(crate) fn too_large(bytes: usize, most: usize) -> Self {
+        let detail = format!("the answer has {bytes} bytes, the limit is {most}");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "response_too_large", "Answer too large", detail)
+    }
+
+    /// 500: logged whole, told in brief.
+    pub(crate) fn internal(error: &dyn std::fmt::Display) -> Self {
+        tracing::error!(%error, "request failed");
+        let detail = "the request failed inside the server; its log says why";
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal error", detail)
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut problem = Map::new();
+        problem.insert("type".to_owned(), "about:blank".into());
+        problem.insert("title".to_owned(), self.title.into());
+        problem.insert("status".to_owned(), self.status.as_u16().into());
+        problem.insert("code".to_owned(), self.code.into());
+        problem.insert("detail".to_owned(), self.detail.into());
+        if let Some(parameter) = self.parameter {
+            problem.insert("parameter".to_owned(), parameter.into());
+        }
+        if !self.partial.is_empty() {
+            problem.insert("partial".to_owned(), json!(self.partial));
+        }
+        let mut response = Response::new(Body::from(Json::Object(problem).to_string()));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Some(seconds) = self.retry_after_s {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}

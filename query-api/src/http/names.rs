@@ -1,0 +1,128 @@
+//! `GET /api/v1/services` and `/api/v1/models`: what there is to look for.
+//!
+//! Counts are of the hot tier; the lake's manifests add names and the time they were last seen.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use axum::{
+    extract::{RawQuery, State},
+    http::HeaderMap,
+    response::Response,
+};
+use infertrace_schemas::lake::DataFile;
+use serde_json::{Map, Value as Json, json};
+
+use super::{App, error::ApiError, params, respond};
+use crate::hot::{NameCount, NameCounts};
+
+/// Operations listed a service.
+const MOST_OPERATIONS: usize = 200;
+
+#[derive(Default)]
+struct Entry {
+    count: NameCount,
+    operations: BTreeMap<String, NameCount>,
+    hot: bool,
+    lake: bool,
+}
+
+pub(super) async fn services(
+    State(app): State<Arc<App>>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let of_hot = |counts: NameCounts| {
+        let entry = |(name, operations): (String, BTreeMap<String, NameCount>)| {
+            let mut count = NameCount { last_seen_ns: i64::MIN, ..NameCount::default() };
+            for operation in operations.values() {
+                count.merge(operation);
+            }
+            (name, Entry { count, operations, hot: true, lake: false })
+        };
+        counts.services.into_iter().map(entry).collect()
+    };
+    answer(&app, query.as_deref(), &headers, "services", of_hot, |file| file.services.as_deref()).await
+}
+
+pub(super) async fn models(
+    State(app): State<Arc<App>>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let of_hot = |counts: NameCounts| {
+        let entry = |(name, count)| (name, Entry { count, hot: true, ..Entry::default() });
+        counts.models.into_iter().map(entry).collect()
+    };
+    answer(&app, query.as_deref(), &headers, "models", of_hot, |file| file.models.as_deref()).await
+}
+
+async fn answer(
+    app: &App,
+    query: Option<&str>,
+    headers: &HeaderMap,
+    key: &str,
+    of_hot: impl FnOnce(NameCounts) -> BTreeMap<String, Entry>,
+    of_file: impl Fn(&DataFile) -> Option<&[String]>,
+) -> Result<Response, ApiError> {
+    params::Params::parse(query, &[], &[])?;
+    let snapshot = app.store.snapshot().await;
+    let mut entries = BTreeMap::new();
+    let mut problems = snapshot.problems;
+    if let Some(hot) = &snapshot.hot {
+        match hot.names().await {
+            Ok(counts) => entries = of_hot(counts),
+            Err(error) => problems.push(crate::lake::Problem::hot(error.to_string())),
+        }
+    }
+    // A file with very many names lists none of them.
+    let mut unlisted = 0usize;
+    for file in &snapshot.files.files {
+        let Some(names) = of_file(&file.data) else {
+            unlisted += 1;
+            continue;
+        };
+        for name in names {
+            let entry = match entries.get_mut(name) {
+                Some(entry) => entry,
+                None => entries.entry(name.clone()).or_default(),
+            };
+            entry.lake = true;
+            if !entry.hot {
+                entry.count.last_seen_ns = entry.count.last_seen_ns.max(file.data.max_start_ns);
+            }
+        }
+    }
+    let listed: Vec<Json> = entries.iter().map(|(name, entry)| entry_json(key, name, entry)).collect();
+    let mut answer = Map::new();
+    answer.insert(key.to_owned(), listed.into());
+    answer.insert("counted_window_ms".to_owned(), app.config.hot.window_ms.into());
+    answer.insert("partial".to_owned(), json!(problems));
+    answer.insert("truncated".to_owned(), (unlisted > 0).into());
+    let body = Json::Object(answer).to_string().into_bytes();
+    Ok(respond::json(headers, body, app.config.limits.max_response_bytes).await)
+}
+
+fn entry_json(key: &str, name: &str, entry: &Entry) -> Json {
+    let mut out = count_json(name, &entry.count);
+    if key == "services" {
+        let operations = entry.operations.iter().take(MOST_OPERATIONS);
+        let operations = operations.map(|(name, count)| Json::Object(count_json(name, count)));
+        out.insert("operations".to_owned(), operations.collect());
+        out.insert("operations_truncated".to_owned(), (entry.operations.len() > MOST_OPERATIONS).into());
+    }
+    let tiers = [(entry.hot, "hot"), (entry.lake, "lake")];
+    out.insert(
+        "tiers".to_owned(),
+        tiers.iter().filter(|(is_there, _)| *is_there).map(|(_, tier)| *tier).collect(),
+    );
+    Json::Object(out)
+}
+
+fn count_json(name: &str, count: &NameCount) -> Map<String, Json> {
+    let mut out = Map::new();
+    out.insert("name".to_owned(), name.into());
+    out.insert("span_count".to_owned(), count.spans.into());
+    out.insert("error_count".to_owned(), count.errors.into());
+    out.insert("last_seen_unix_nano".to_owned(), count.last_seen_ns.to_string().into());
+    out
+}

@@ -1,0 +1,53 @@
+//! `GET /api/v1/traces`: traces in which one span satisfies every filter, newest first.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    extract::{RawQuery, State},
+    http::HeaderMap,
+    response::Response,
+};
+use serde_json::{Value as Json, json};
+
+use super::{App, error::ApiError, params, respond};
+use crate::{
+    search::{PageRequest, engine},
+    trace::{assemble, render},
+};
+
+pub(super) async fn search(
+    State(app): State<Arc<App>>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let query = params::Params::parse(query.as_deref(), params::SEARCH, &["attr"])?;
+    let filters = query.filters()?;
+    let limits = &app.config.limits;
+    let (limit, lowered) = query.limit(limits)?;
+    let cursor = query.cursor(&filters)?;
+    let fingerprint = filters.fingerprint();
+    let budget = Duration::from_millis(limits.search_budget_ms);
+    let request = PageRequest { filters, limit, cursor, budget };
+    let _permit = app.searches.acquire().await.map_err(|error| ApiError::internal(&error))?;
+    let page = engine::find(&app.store, &request).await.map_err(|error| ApiError::internal(&error))?;
+    let mut traces = Vec::with_capacity(page.hits.len());
+    for hit in &page.hits {
+        let trace =
+            assemble(&hit.parts, limits.max_spans_per_trace).map_err(|error| ApiError::internal(&error))?;
+        let mut summary = render::summary(&hit.trace_id, &trace, &hit.parts, &[]);
+        summary.insert("matched_start_unix_nano".to_owned(), hit.start_ns.to_string().into());
+        traces.push(Json::Object(summary));
+    }
+    let next = page.next.map(|next| next.encode(fingerprint));
+    let mut answer = json!({
+        "traces": traces,
+        "next_cursor": next,
+        "partial": page.problems,
+        "truncated": page.truncated || lowered,
+    });
+    if lowered {
+        answer["limit"] = limit.into();
+    }
+    let body = answer.to_string().into_bytes();
+    Ok(respond::json(&headers, body, limits.max_response_bytes).await)
+}

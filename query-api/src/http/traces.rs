@@ -1,0 +1,71 @@
+//! `GET /api/v1/traces/{trace_id}`: a trace whole, from every tier.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::{Path, RawQuery, State},
+    http::HeaderMap,
+    response::Response,
+};
+
+use super::{App, error::ApiError, params, respond};
+use crate::{
+    hot::TraceId,
+    lake::Problem,
+    store::Part,
+    trace::{assemble, render},
+};
+
+/// Larger traces are put together on a thread that may block.
+const SPANS_INLINE: usize = 500;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Format {
+    Api,
+    Otlp,
+}
+
+pub(super) async fn trace(
+    State(app): State<Arc<App>>,
+    Path(trace_id): Path<String>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let id = params::parse_trace_id(&trace_id)?;
+    let query = params::Params::parse(query.as_deref(), &["format"], &[])?;
+    let format = match query.get("format") {
+        None | Some("json") => Format::Api,
+        Some("otlp") => Format::Otlp,
+        Some(_) => return Err(ApiError::bad_parameter("format", "expected json or otlp")),
+    };
+    let snapshot = app.store.snapshot().await;
+    let (parts, problems) = app.store.rows(&snapshot, &[id], &None).await;
+    let problems: Vec<Problem> = snapshot.problems.into_iter().chain(problems).collect();
+    if parts.is_empty() {
+        return Err(ApiError::no_trace(&hex::encode(id), &problems));
+    }
+    let most_spans = app.config.limits.max_spans_per_trace;
+    let spans: usize = parts.iter().map(|part| part.rows.rows.len()).sum();
+    let body = if spans <= SPANS_INLINE {
+        render(id, &parts, &problems, format, most_spans)?
+    } else {
+        let work = move || render(id, &parts, &problems, format, most_spans);
+        tokio::task::spawn_blocking(work).await.map_err(|error| ApiError::internal(&error))??
+    };
+    Ok(respond::json(&headers, body, app.config.limits.max_response_bytes).await)
+}
+
+fn render(
+    id: TraceId,
+    parts: &[Part],
+    problems: &[Problem],
+    format: Format,
+    most_spans: usize,
+) -> Result<Vec<u8>, ApiError> {
+    let trace = assemble(parts, most_spans).map_err(|error| ApiError::internal(&error))?;
+    let body = match format {
+        Format::Api => render::trace(&id, &trace, parts, problems),
+        Format::Otlp => render::otlp(&trace, parts),
+    };
+    body.map_err(|error| ApiError::internal(&error))
+}

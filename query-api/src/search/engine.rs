@@ -1,0 +1,434 @@
+//! Finds the ids of a page of traces.
+//!
+//! Candidates come from scans of two columns, newest files first, and end when enough of them are certain:
+//! a candidate is certain once no file that was not scanned can hold an earlier matching span. Each is then
+//! read whole, and dropped when an earlier span of it matches after all: it has its place further down.
+//!
+//! Invariants: a page is strictly below its cursor; a trace that stays unchanged is on exactly one page; what
+//! was not searched for lack of time or because of damage is said, and the cursor leads on.
+
+use std::{
+    collections::{BTreeSet, HashMap as StdHashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use ahash::RandomState;
+use arrow::{
+    array::{Array, AsArray, BooleanArray},
+    datatypes::{DataType, TimeUnit, TimestampNanosecondType},
+    record_batch::RecordBatch,
+};
+use datafusion::{
+    error::{DataFusionError, Result},
+    physical_expr::PhysicalExpr,
+    prelude::SessionContext,
+};
+use futures::StreamExt;
+use hashbrown::HashMap;
+use infertrace_schemas::columns::name;
+use tokio::{runtime::Handle, time::Instant};
+
+use super::{Cursor, SpanFilters};
+use crate::{
+    hot::TraceId,
+    lake::{LakeFile, Problem, contained, table::SpansTable},
+    store::{Lake, Part, Snapshot, Store},
+    trace::SUMMARY_COLUMNS,
+};
+
+/// Rows of the first files scanned; each further step takes twice as many.
+const FIRST_STEP_ROWS: u64 = 200_000;
+/// Candidates kept at most.
+const MOST_CANDIDATES: usize = 4_000_000;
+/// Candidates read whole at once.
+const VERIFY_AT_ONCE: usize = 64;
+
+type Candidates = HashMap<TraceId, i64, RandomState>;
+
+/// A page asked for.
+#[derive(Clone, Debug)]
+pub struct PageRequest {
+    /// What a span must satisfy.
+    pub filters: SpanFilters,
+    /// Traces at most.
+    pub limit: usize,
+    /// Where the page begins.
+    pub cursor: Option<Cursor>,
+    /// Longest to scan.
+    pub budget: Duration,
+}
+
+/// A trace found, with its rows.
+#[derive(Debug)]
+pub struct Hit {
+    /// Id.
+    pub trace_id: TraceId,
+    /// Earliest start of a matching span.
+    pub start_ns: i64,
+    /// Its rows, in [`SUMMARY_COLUMNS`] at least.
+    pub parts: Vec<Part>,
+}
+
+/// A page.
+#[derive(Debug, Default)]
+pub struct Page {
+    /// Traces, newest first.
+    pub hits: Vec<Hit>,
+    /// Where the next page begins; `None` at the end.
+    pub next: Option<Cursor>,
+    /// Whether time or memory ran out before the range was searched.
+    pub truncated: bool,
+    /// What could not be read.
+    pub problems: Vec<Problem>,
+}
+
+/// Finds a page of traces.
+///
+/// # Errors
+/// When the engine refuses the expression; damage of files is not an error.
+pub async fn find(store: &Store, request: &PageRequest) -> Result<Page> {
+    let snapshot = store.snapshot().await;
+    let mut search = Search {
+        store,
+        request,
+        deadline: Instant::now() + request.budget,
+        page: Page { problems: snapshot.problems.clone(), ..Page::default() },
+        candidates: Candidates::default(),
+        listed: BTreeSet::new(),
+        snapshot,
+    };
+    search.run().await?;
+    Ok(search.page)
+}
+
+struct Search<'a> {
+    store: &'a Store,
+    request: &'a PageRequest,
+    snapshot: Snapshot,
+    deadline: Instant,
+    page: Page,
+    candidates: Candidates,
+    /// Candidates already taken or dropped.
+    listed: BTreeSet<TraceId>,
+}
+
+/// Rows to scan and a filter for them.
+struct Step {
+    files: Vec<Arc<LakeFile>>,
+    batches: Vec<RecordBatch>,
+}
+
+impl Search<'_> {
+    async fn run(&mut self) -> Result<()> {
+        let latest = self.request.cursor.map(|cursor| cursor.start_ns);
+        let filters = &self.request.filters;
+        let from = filters.start_ns.unwrap_or(i64::MIN);
+        let to = filters.end_ns.unwrap_or(i64::MAX).min(latest.unwrap_or(i64::MAX));
+        let batches = match &self.snapshot.hot {
+            Some(hot) => hot.batches(from, to).await.unwrap_or_else(|error| {
+                self.page.problems.push(Problem::hot(error.to_string()));
+                Vec::new()
+            }),
+            None => Vec::new(),
+        };
+        let coverage = &self.snapshot.coverage;
+        let is_wanted = |file: &&Arc<LakeFile>| {
+            filters.may_match(file)
+                && file.data.may_start_within(from, to.saturating_add(1))
+                && !coverage.contains(file.partition, &file.offsets)
+        };
+        // Latest span first, as the catalog sorts them.
+        let files: Vec<Arc<LakeFile>> = self.snapshot.files.files.iter().filter(is_wanted).cloned().collect();
+        let mut rest = files.as_slice();
+        let mut step = Step { files: Vec::new(), batches };
+        let mut step_rows = FIRST_STEP_ROWS;
+        // Everything that starts at or after this was scanned.
+        let mut scanned_from = i64::MAX;
+        loop {
+            let scanned = tokio::time::timeout_at(self.deadline, self.scan(step)).await;
+            let in_time = match scanned {
+                Ok(scanned) => {
+                    scanned?;
+                    true
+                }
+                Err(_) => false,
+            };
+            if in_time {
+                scanned_from = rest.first().map_or(i64::MIN, |file| file.data.max_start_ns.saturating_add(1));
+                self.take_certain(scanned_from).await?;
+            }
+            let full = self.page.hits.len() > self.request.limit;
+            if full || rest.is_empty() && in_time {
+                break;
+            }
+            if !in_time || self.candidates.len() > MOST_CANDIDATES || Instant::now() >= self.deadline {
+                self.page.truncated = true;
+                break;
+            }
+            let mut rows = 0;
+            let taken = rest
+                .iter()
+                .take_while(|file| {
+                    let more = rows < step_rows;
+                    rows += file.data.rows;
+                    more
+                })
+                .count();
+            step = Step { files: rest[..taken].to_vec(), batches: Vec::new() };
+            rest = &rest[taken..];
+            step_rows *= 2;
+        }
+        self.finish(scanned_from);
+        Ok(())
+    }
+
+    /// Cuts the page to its limit and says where the next one begins.
+    fn finish(&mut self, scanned_from: i64) {
+        let limit = self.request.limit;
+        if self.page.hits.len() > limit {
+            self.page.hits.truncate(limit);
+            self.page.next =
+                self.page.hits.last().map(|last| Cursor { start_ns: last.start_ns, trace_id: last.trace_id });
+        } else if self.page.truncated && scanned_from < i64::MAX {
+            self.page.next = Some(Cursor { start_ns: scanned_from, trace_id: [0; 16] });
+        }
+    }
+
+    /// Adds the matches of one step to the candidates.
+    async fn scan(&mut self, step: Step) -> Result<()> {
+        let latest = self.request.cursor.map(|cursor| cursor.start_ns);
+        if !step.batches.is_empty() {
+            let expression = self.request.filters.expression(latest);
+            let found = scan(
+                &self.store.context,
+                &self.store.scans,
+                SpansTable::of_batches(step.batches),
+                expression,
+            )
+            .await;
+            self.merge(found.map_err(DataFusionError::Execution)?);
+        }
+        let Some(lake) = &self.store.lake else { return Ok(()) };
+        let (partly_hot, whole): (Vec<_>, Vec<_>) = step.files.into_iter().partition(|file| {
+            let held = self.snapshot.coverage.of(file.partition);
+            held.start < file.offsets.end && file.offsets.start < held.end
+        });
+        // Rows of such a file that the hot tier holds too are found twice, which changes nothing.
+        for group in [whole, partly_hot] {
+            if group.is_empty() {
+                continue;
+            }
+            self.scan_files(lake, group, latest).await?;
+        }
+        Ok(())
+    }
+
+    async fn scan_files(
+        &mut self,
+        lake: &Lake,
+        files: Vec<Arc<LakeFile>>,
+        latest: Option<i64>,
+    ) -> Result<()> {
+        let expression = self.request.filters.expression(latest);
+        let table = |files: Vec<Arc<LakeFile>>| SpansTable::of_files(files, Arc::clone(&lake.cache));
+        match scan(&self.store.context, &self.store.scans, table(files.clone()), expression.clone()).await {
+            Ok(found) => self.merge(found),
+            Err(together) if files.len() == 1 => self.name_damaged(&files[0], together),
+            // Some file of the step is damaged: each on its own tells which, and the others still count.
+            Err(_) => {
+                for file in files {
+                    match scan(
+                        &self.store.context,
+                        &self.store.scans,
+                        table(vec![Arc::clone(&file)]),
+                        expression.clone(),
+                    )
+                    .await
+                    {
+                        Ok(found) => self.merge(found),
+                        Err(detail) => self.name_damaged(&file, detail),
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn name_damaged(&mut self, file: &LakeFile, detail: String) {
+        tracing::warn!(path = %file.path, %detail, "a data file of the lake cannot be searched");
+        self.page.problems.push(Problem::lake(file.path.to_string(), detail));
+    }
+
+    fn merge(&mut self, found: Vec<Candidates>) {
+        for part in found {
+            for (id, start) in part {
+                let known = self.candidates.entry(id).or_insert(start);
+                *known = start.min(*known);
+            }
+        }
+    }
+
+    /// Takes candidates that start at or after `from` onto the page, in order, each read whole.
+    async fn take_certain(&mut self, from: i64) -> Result<()> {
+        let cursor = self.request.cursor;
+        let mut certain: Vec<(i64, TraceId)> = self
+            .candidates
+            .iter()
+            .filter(|(id, start)| **start >= from && cursor.is_none_or(|cursor| cursor.precedes(**start, id)))
+            .filter(|(id, _)| !self.listed.contains(*id))
+            .map(|(id, start)| (*start, *id))
+            .collect();
+        // Only the newest are needed, but some may turn out to belong further down.
+        let mut keep = (self.request.limit + 1).saturating_sub(self.page.hits.len()) + VERIFY_AT_ONCE;
+        while !certain.is_empty() && self.page.hits.len() <= self.request.limit {
+            let newest_first = |a: &(i64, TraceId), b: &(i64, TraceId)| b.cmp(a);
+            if certain.len() > keep {
+                certain.select_nth_unstable_by(keep - 1, newest_first);
+            }
+            let rest = certain.split_off(keep.min(certain.len()));
+            certain.sort_unstable_by(newest_first);
+            for chunk in certain.chunks(VERIFY_AT_ONCE) {
+                if self.page.hits.len() > self.request.limit {
+                    break;
+                }
+                self.verify(chunk).await?;
+            }
+            certain = rest;
+            keep = VERIFY_AT_ONCE;
+        }
+        Ok(())
+    }
+
+    /// Reads candidates whole and takes those whose place this is.
+    async fn verify(&mut self, chunk: &[(i64, TraceId)]) -> Result<()> {
+        let ids: Vec<TraceId> = chunk.iter().map(|(_, id)| *id).collect();
+        let mut columns = SUMMARY_COLUMNS.to_vec();
+        for column in self.request.filters.columns() {
+            if !columns.contains(&column) {
+                columns.push(column);
+            }
+        }
+        let (parts, problems) = self.store.rows(&self.snapshot, &ids, &Some(Arc::new(columns))).await;
+        for problem in problems {
+            if !self.page.problems.contains(&problem) {
+                self.page.problems.push(problem);
+            }
+        }
+        let wanted: BTreeSet<TraceId> = ids.into_iter().collect();
+        let mut earliest: StdHashMap<TraceId, i64> = StdHashMap::new();
+        let mut by_trace: StdHashMap<TraceId, Vec<Part>> = StdHashMap::new();
+        for part in parts {
+            let matches = self.matching_rows(&part.rows.batch)?;
+            split_by_trace(&part, &matches, &wanted, &mut earliest, &mut by_trace);
+        }
+        for &(start_ns, trace_id) in chunk {
+            self.listed.insert(trace_id);
+            let moved_down = earliest.get(&trace_id).is_some_and(|&earliest| earliest < start_ns);
+            if moved_down {
+                continue;
+            }
+            let parts = by_trace.remove(&trace_id).unwrap_or_default();
+            self.page.hits.push(Hit { trace_id, start_ns, parts });
+        }
+        Ok(())
+    }
+
+    fn matching_rows(&self, batch: &RecordBatch) -> Result<Option<BooleanArray>> {
+        let filter = self.request.filters.physical(&self.store.context, &batch.schema())?;
+        filter.map(|filter| evaluate(&filter, batch)).transpose()
+    }
+}
+
+fn evaluate(filter: &Arc<dyn PhysicalExpr>, batch: &RecordBatch) -> Result<BooleanArray> {
+    let matches = filter.evaluate(batch)?.into_array(batch.num_rows())?;
+    Ok(matches.as_boolean().clone())
+}
+
+/// Deals the rows of a part out to their traces and notes the earliest match of each.
+fn split_by_trace(
+    part: &Part,
+    matches: &Option<BooleanArray>,
+    wanted: &BTreeSet<TraceId>,
+    earliest: &mut StdHashMap<TraceId, i64>,
+    by_trace: &mut StdHashMap<TraceId, Vec<Part>>,
+) {
+    let batch = &part.rows.batch;
+    let Some(ids) = batch.column_by_name(name::TRACE_ID).and_then(|column| column.as_fixed_size_binary_opt())
+    else {
+        return;
+    };
+    let Some(starts) = batch
+        .column_by_name(name::START_TIME)
+        .and_then(|column| column.as_primitive_opt::<TimestampNanosecondType>())
+    else {
+        return;
+    };
+    let mut rows: StdHashMap<TraceId, Vec<u32>> = StdHashMap::new();
+    for &row in &part.rows.rows {
+        let at = row as usize;
+        let Ok(id) = TraceId::try_from(ids.value(at)) else { continue };
+        if !wanted.contains(&id) {
+            continue;
+        }
+        rows.entry(id).or_default().push(row);
+        if matches.as_ref().is_none_or(|matches| matches.is_valid(at) && matches.value(at)) {
+            let start = starts.value(at);
+            let known = earliest.entry(id).or_insert(start);
+            *known = start.min(*known);
+        }
+    }
+    for (id, rows) in rows {
+        let rows = crate::hot::Rows { batch: batch.clone(), rows };
+        by_trace.entry(id).or_default().push(Part { tier: part.tier, rows });
+    }
+}
+
+/// Scans a table for ids and starts of matching spans, one set of candidates a stream.
+async fn scan(
+    context: &SessionContext,
+    scans: &Handle,
+    table: SpansTable,
+    expression: Option<datafusion::logical_expr::Expr>,
+) -> std::result::Result<Vec<Candidates>, String> {
+    let text = |error: DataFusionError| error.strip_backtrace();
+    let mut frame = context.read_table(Arc::new(table)).map_err(text)?;
+    if let Some(expression) = expression {
+        frame = frame.filter(expression).map_err(text)?;
+    }
+    let frame = frame.select_columns(&[name::TRACE_ID, name::START_TIME]).map_err(text)?;
+    let streams = frame.execute_stream_partitioned().await.map_err(text)?;
+    let tasks = streams.into_iter().map(|mut stream| {
+        let work = async move {
+            let mut candidates = Candidates::default();
+            while let Some(batch) = stream.next().await {
+                let batch = batch.map_err(|error| error.strip_backtrace())?;
+                collect(&batch, &mut candidates)?;
+            }
+            Ok(candidates)
+        };
+        contained(scans, work)
+    });
+    futures::future::try_join_all(tasks).await
+}
+
+fn collect(batch: &RecordBatch, candidates: &mut Candidates) -> std::result::Result<(), String> {
+    let wrong = |column: &str| format!("column {column} has another type than the schema says");
+    let ids = batch.column(0).as_fixed_size_binary_opt().ok_or_else(|| wrong(name::TRACE_ID))?;
+    let is_time = matches!(batch.column(1).data_type(), DataType::Timestamp(TimeUnit::Nanosecond, _));
+    let starts = batch.column(1).as_primitive_opt::<TimestampNanosecondType>().filter(|_| is_time);
+    let starts = starts.ok_or_else(|| wrong(name::START_TIME))?;
+    let mut last: Option<(TraceId, i64)> = None;
+    for row in 0..batch.num_rows() {
+        let id = TraceId::try_from(ids.value(row)).map_err(|_| wrong(name::TRACE_ID))?;
+        let start = starts.value(row);
+        // Rows are sorted by trace: most follow one of the same trace with an earlier start.
+        if last.is_some_and(|(known, earliest)| known == id && earliest <= start) {
+            continue;
+        }
+        let known = candidates.entry(id).or_insert(start);
+        *known = start.min(*known);
+        last = Some((id, *known));
+    }
+    Ok(())
+}

@@ -1,0 +1,204 @@
+//! The JSON of a trace and of its summary.
+
+use infertrace_schemas::{
+    trace::NONE,
+    view::{SpanView, ViewError, to_otlp_json},
+};
+use serde_json::{Map, Value as Json, json};
+
+use super::Assembled;
+use crate::{
+    hot::TraceId,
+    lake::Problem,
+    store::{Part, Tier},
+};
+
+/// A trace's cost while nothing computes it.
+fn no_cost() -> Json {
+    json!({"status": "unavailable"})
+}
+
+fn tier_names(tiers: &[Tier]) -> Vec<&'static str> {
+    tiers.iter().map(|tier| tier.name()).collect()
+}
+
+/// Whether everything is there, as far as is known.
+#[must_use]
+pub fn is_complete(trace: &Assembled, problems: &[Problem]) -> bool {
+    trace.analysis.completeness.is_complete() && problems.is_empty()
+}
+
+/// Why a trace is not complete: what the analysis misses, and what could not be read.
+fn incomplete_reasons(trace: &Assembled, problems: &[Problem]) -> Vec<&'static str> {
+    let mut reasons: Vec<&'static str> = trace.analysis.completeness.reasons().collect();
+    if !problems.is_empty() {
+        reasons.push("unreadable_data");
+    }
+    reasons
+}
+
+/// The fields by which a trace is listed.
+#[must_use]
+pub fn summary(
+    trace_id: &TraceId,
+    trace: &Assembled,
+    parts: &[Part],
+    problems: &[Problem],
+) -> Map<String, Json> {
+    let analysis = &trace.analysis;
+    let name = |id| trace.names.get(id);
+    let mut out = Map::new();
+    let mut put = |key: &str, value: Json| {
+        out.insert(key.to_owned(), value);
+    };
+    put("trace_id", hex::encode(trace_id).into());
+    let root =
+        (analysis.root != NONE).then(|| trace.spans[analysis.nodes[analysis.root as usize].input as usize]);
+    put("root_service", root.map_or("", |root| name(root.service)).into());
+    put("root_operation", root.map_or("", |root| name(root.operation)).into());
+    put("root_span_id", root.map_or(String::new(), |root| format!("{:016x}", root.span_id)).into());
+    let status = match (analysis.errors, root.map(|root| root.status)) {
+        (1.., _) => "ERROR",
+        (0, Some(1)) => "OK",
+        _ => "UNSET",
+    };
+    put("status", status.into());
+    put("start_unix_nano", analysis.start_ns.to_string().into());
+    put("duration_nano", analysis.duration_ns().to_string().into());
+    put("span_count", analysis.nodes.len().into());
+    put("error_count", analysis.errors.into());
+    let services = analysis.services.iter().map(|service| {
+        json!({
+            "service": name(service.service),
+            "span_count": service.spans,
+            "error_count": service.errors,
+            "self_time_nano": service.self_ns.to_string(),
+        })
+    });
+    put("services", analysis.services.iter().map(|service| name(service.service)).collect());
+    put("service_breakdown", services.collect());
+    put("models", analysis.models.iter().map(|model| name(*model)).collect());
+    let stages = analysis.stages.iter().map(|stage| {
+        json!({
+            "stage": name(stage.stage),
+            "span_count": stage.spans,
+            "self_time_nano": stage.self_ns.to_string(),
+            "critical_time_nano": stage.critical_ns.to_string(),
+        })
+    });
+    put("stages", stages.collect());
+    let tokens = &analysis.tokens;
+    let mut counts = Map::new();
+    for (key, value) in [("input", tokens.input), ("output", tokens.output), ("cached", tokens.cached)] {
+        if let Some(value) = value {
+            counts.insert(key.to_owned(), value.to_string().into());
+        }
+    }
+    put("token_counts", counts.into());
+    if let Some(ttft) = &analysis.ttft {
+        let mut first = Map::new();
+        first.insert("time_nano".to_owned(), ttft.ttft_ns.to_string().into());
+        first.insert("measured".to_owned(), ttft.measured.into());
+        for (key, value) in [("queue_nano", ttft.queue_ns), ("prefill_nano", ttft.prefill_ns)] {
+            if let Some(value) = value {
+                first.insert(key.to_owned(), value.to_string().into());
+            }
+        }
+        put("first_token", first.into());
+    }
+    put("parallelism", json!(analysis.parallelism));
+    put("complete", is_complete(trace, problems).into());
+    put("incomplete_reasons", incomplete_reasons(trace, problems).into());
+    put("tiers", tier_names(&trace.tiers(parts)).into());
+    out
+}
+
+/// A trace whole, as the API answers it.
+///
+/// # Errors
+/// [`ViewError`] for a batch that is not of the span schema.
+pub fn trace(
+    trace_id: &TraceId,
+    trace: &Assembled,
+    parts: &[Part],
+    problems: &[Problem],
+) -> Result<Vec<u8>, ViewError> {
+    let analysis = &trace.analysis;
+    let views = parts.iter().map(|part| SpanView::new(&part.rows.batch)).collect::<Result<Vec<_>, _>>()?;
+    let mut out = Vec::with_capacity(1_024 * analysis.nodes.len());
+    let mut head = summary(trace_id, trace, parts, problems);
+    head.remove("trace_id");
+    let span_id =
+        |node: u32| format!("{:016x}", trace.spans[analysis.nodes[node as usize].input as usize].span_id);
+    let mut critical: Vec<u32> = analysis.critical_path.iter().map(|segment| segment.node).collect();
+    let segments = analysis.critical_path.iter().map(|segment| {
+        json!({
+            "span_id": span_id(segment.node),
+            "start_unix_nano": segment.start_ns.to_string(),
+            "duration_nano": (segment.end_ns - segment.start_ns).max(0).to_string(),
+        })
+    });
+    head.insert("critical_path_segments".to_owned(), segments.collect());
+    // A span that waits for a child is on the path before and after it: its id is listed once.
+    let mut seen = vec![false; analysis.nodes.len()];
+    critical.retain(|&node| !std::mem::replace(&mut seen[node as usize], true));
+    head.insert("critical_path".to_owned(), critical.iter().map(|&node| span_id(node)).collect());
+    let edges = analysis.edges.iter().map(|edge| {
+        json!({
+            "caller": trace.names.get(edge.caller),
+            "callee": trace.names.get(edge.callee),
+            "calls": edge.calls,
+            "errors": edge.errors,
+            "total_nano": edge.total_ns.to_string(),
+        })
+    });
+    head.insert("edges".to_owned(), edges.collect());
+    let shifts = analysis.clock_shifts.iter().map(|shift| {
+        json!({
+            "service": trace.names.get(shift.service),
+            "shift_nano": shift.shift_ns.to_string(),
+            "span_count": shift.spans,
+        })
+    });
+    head.insert("clock_shifts".to_owned(), shifts.collect());
+    head.insert("cost".to_owned(), no_cost());
+    head.insert("partial".to_owned(), json!(problems));
+    head.insert("truncated".to_owned(), (trace.dropped > 0).into());
+    head.insert("dropped_spans".to_owned(), trace.dropped.into());
+    // The head as an object without its closing brace, then the spans one by one.
+    out.extend_from_slice(b"{\"trace_id\":\"");
+    out.extend_from_slice(hex::encode(trace_id).as_bytes());
+    out.extend_from_slice(b"\",");
+    let head = Json::Object(head).to_string();
+    out.extend_from_slice(&head.as_bytes()[1..head.len() - 1]);
+    out.extend_from_slice(b",\"spans\":[");
+    for (index, node) in analysis.nodes.iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        let place = trace.place(index);
+        let mut span = views[place.part as usize].to_json(place.row as usize);
+        if let Json::Object(span) = &mut span {
+            span.insert("self_time_nano".to_owned(), node.self_ns.to_string().into());
+            span.insert("critical_time_nano".to_owned(), node.critical_ns.to_string().into());
+            span.insert("depth".to_owned(), node.depth.into());
+            span.insert("tier".to_owned(), parts[place.part as usize].tier.name().into());
+        }
+        serde_json::to_writer(&mut out, &span).expect("a JSON value is written to memory");
+    }
+    out.extend_from_slice(b"]}");
+    Ok(out)
+}
+
+/// A trace as OTLP/JSON, with nothing lost.
+///
+/// # Errors
+/// [`ViewError`] for a batch that is not of the span schema.
+pub fn otlp(trace: &Assembled, parts: &[Part]) -> Result<Vec<u8>, ViewError> {
+    let views = parts.iter().map(|part| SpanView::new(&part.rows.batch)).collect::<Result<Vec<_>, _>>()?;
+    let rows = (0..trace.analysis.nodes.len()).map(|node| {
+        let place = trace.place(node);
+        (&views[place.part as usize], place.row as usize)
+    });
+    Ok(to_otlp_json(rows).into_bytes())
+}
