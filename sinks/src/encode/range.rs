@@ -1,0 +1,91 @@
+//! The records of one range: which are retries, which are poison, and the columns of the rest.
+//!
+//! Invariant: every record is counted once, as rows, as a duplicate or as poison.
+
+use std::sync::Arc;
+
+use infertrace_runtime::log::Record;
+use infertrace_schemas::{
+    dedup::Dedup,
+    lake::Id16,
+    reader::{Position, SpanReader},
+    record::batch_id_of,
+};
+
+use super::{EncodeError, EncodedFile, FileSettings, encode_rows};
+
+/// A record that could not be opened.
+#[derive(Clone, Debug)]
+pub struct PoisonRecord {
+    /// As it was read.
+    pub record: Arc<Record>,
+    /// Why.
+    pub reason: String,
+}
+
+/// What a range of records became.
+#[derive(Clone, Debug, Default)]
+pub struct EncodedRange {
+    /// Data files, ascending by date.
+    pub files: Vec<EncodedFile>,
+    /// Records read.
+    pub records: u64,
+    /// Spans in the files.
+    pub rows: u64,
+    /// Records dropped as retries.
+    pub duplicate_records: u64,
+    /// Spans that could not be decoded in good records.
+    pub rejected_spans: u64,
+    /// Records for the dead-letter topic.
+    pub poison: Vec<PoisonRecord>,
+    /// Ids of the batches that were new, in the order of their records.
+    pub batch_ids: Vec<Id16>,
+}
+
+/// Decodes `records`, which ascend by offset, and encodes their spans. Each record is dropped as soon as
+/// it is decoded. `seen` holds the batches before this range and learns those in it.
+///
+/// # Errors
+/// [`EncodeError`] when the range cannot be written as a whole; nothing passing.
+pub fn encode_range(
+    records: Vec<Record>,
+    seen: &mut Dedup,
+    settings: &FileSettings,
+) -> Result<EncodedRange, EncodeError> {
+    let mut range = EncodedRange { records: records.len() as u64, ..EncodedRange::default() };
+    let mut reader = SpanReader::new();
+    for record in records {
+        // A tombstone says nothing about spans.
+        let Some(payload) = &record.payload else { continue };
+        if let Some(id) = batch_id_of(payload) {
+            if !seen.insert(id) {
+                range.duplicate_records += 1;
+                continue;
+            }
+            range.batch_ids.push(Id16(id));
+        }
+        let too_large = || EncodeError::TooLarge {
+            partition: settings.partition,
+            start: settings.start,
+            end: settings.end,
+        };
+        if reader.is_full() {
+            return Err(too_large());
+        }
+        let position = Position {
+            partition: i32::try_from(settings.partition).map_err(|_| too_large())?,
+            offset: record.offset.0.cast_signed(),
+        };
+        match reader.push(payload, position) {
+            Ok(pushed) => range.rejected_spans += pushed.rejected as u64,
+            Err(error) => {
+                range.poison.push(PoisonRecord { reason: error.to_string(), record: Arc::new(record) });
+            }
+        }
+    }
+    let rows = reader.finish();
+    drop(reader);
+    range.rows = rows.num_rows() as u64;
+    range.files = encode_rows(&rows, settings)?;
+    Ok(range)
+}

@@ -1,0 +1,558 @@
+//! The service: polls the log, owns the partitions, starts and joins their jobs.
+//!
+//! One task polls; encoding and the store are beside it in [`crate::job`], so a slow store never keeps the
+//! consumer from polling. Bounded: records held stay within the memory budget (past it partitions pause,
+//! and the log waits); one job a partition; `concurrent_flushes` encoders. On shutdown what was read is
+//! planned and written, within `drain_timeout_ms`.
+
+use std::{collections::BTreeMap, collections::HashMap, sync::Arc, time::Duration};
+
+use infertrace_runtime::{
+    clock::Clock,
+    log::{Consumer, ConsumerOptions, Event, Log, LogError, NextOffset, TopicPartition, Watermarks},
+};
+use infertrace_schemas::{
+    lake::{FORMAT_VERSION, LakeRoot, Plan},
+    topics,
+};
+use object_store::{ObjectStore, path::Path};
+use prometheus_client::registry::Registry;
+use tokio::{
+    sync::Semaphore,
+    task::{Id, JoinError, JoinSet},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::Config,
+    job::{Done, JobError, Workshop, Written},
+    ledger::{History, Ledger},
+    metrics::Metrics,
+    partition::{Partition, Phase},
+    retry::{Fault, Retry, fault_of_log},
+};
+
+/// A poll's time-out with nothing to do, and with jobs under way.
+const IDLE_POLL: Duration = Duration::from_millis(100);
+const BUSY_POLL: Duration = Duration::from_millis(10);
+/// Asked for in a poll however full the budget is.
+const LEAST_POLL_BYTES: usize = 1 << 10;
+/// Between two looks at the end of the log, for the lag.
+const LAG_INTERVAL_NS: i64 = 5_000_000_000;
+
+/// What the sink is given.
+pub struct Deps<'a> {
+    /// Where spans come from and dead letters go.
+    pub log: Arc<dyn Log>,
+    /// Time, for flush intervals and lag only.
+    pub clock: Arc<dyn Clock>,
+    /// The store, as [`crate::open_store`] returns it.
+    pub store: Arc<dyn ObjectStore>,
+    /// The path in it below which the lake lies.
+    pub prefix: Path,
+    /// Where metrics are registered; its prefix is `infertrace`.
+    pub metrics: &'a mut Registry,
+}
+
+/// Why the sink could not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// A setting is out of bounds.
+    #[error("parquet sink: {0}")]
+    Config(String),
+    /// The consumer could not be created.
+    #[error("parquet sink: {0}")]
+    Log(#[from] LogError),
+}
+
+/// Why the sink ended before it was told to.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The log failed for good.
+    #[error("parquet sink: {0}")]
+    Log(#[from] LogError),
+}
+
+/// The Parquet sink, ready to run.
+pub struct Service {
+    config: Config,
+    clock: Arc<dyn Clock>,
+    consumer: Box<dyn Consumer>,
+    workshop: Arc<Workshop>,
+    retry: Retry,
+    metrics: Metrics,
+    topic: Arc<str>,
+    partitions: BTreeMap<u32, Partition>,
+    jobs: JoinSet<Result<Done, JobError>>,
+    job_of: HashMap<Id, (u32, u64)>,
+    generation: u64,
+    lag_due_ns: i64,
+}
+
+/// Checks the configuration, registers the metrics and joins the consumer group.
+///
+/// # Errors
+/// [`BuildError`].
+pub async fn build(config: Config, deps: Deps<'_>) -> Result<Service, BuildError> {
+    config.validate().map_err(BuildError::Config)?;
+    let topic: Arc<str> = topics::SPANS.into();
+    let metrics = Metrics::register(deps.metrics);
+    let retry = Retry::new(&config);
+    let root = LakeRoot::new(deps.prefix.as_ref());
+    let ledger = Ledger::new(deps.store, root, Arc::clone(&topic), retry, metrics.clone());
+    let options = ConsumerOptions {
+        group: Some(config.group.clone()),
+        topics: vec![Arc::clone(&topic)],
+        assign: Vec::new(),
+        max_buffered_bytes: config.max_poll_bytes.saturating_mul(2),
+        read_committed: true,
+    };
+    let consumer = deps.log.consumer(options).await?;
+    let workshop = Workshop {
+        log: deps.log,
+        ledger,
+        retry,
+        metrics: metrics.clone(),
+        topic: Arc::clone(&topic),
+        encoders: Semaphore::new(config.concurrent_flushes),
+    };
+    Ok(Service {
+        config,
+        clock: deps.clock,
+        consumer,
+        workshop: Arc::new(workshop),
+        retry,
+        metrics,
+        topic,
+        partitions: BTreeMap::new(),
+        jobs: JoinSet::new(),
+        job_of: HashMap::new(),
+        generation: 0,
+        lag_due_ns: i64::MIN,
+    })
+}
+
+impl Service {
+    /// Runs until `shutdown`, then writes what was read and returns.
+    ///
+    /// # Errors
+    /// [`Error`] when the log fails for good. Faults of the store never end the service.
+    pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), Error> {
+        let mut failures = 0u32;
+        while !shutdown.is_cancelled() {
+            match self.step().await {
+                Ok(()) => failures = 0,
+                Err(error) if fault_of_log(&error) == Some(Fault::Passing) => {
+                    let delay = self.retry.delay(Fault::Passing, failures);
+                    failures = failures.saturating_add(1);
+                    self.metrics.retries("poll").inc();
+                    tracing::warn!(%error, delay_ms = delay.as_millis() as u64, "the log cannot be read");
+                    tokio::select! {
+                        () = tokio::time::sleep(delay) => {}
+                        () = shutdown.cancelled() => {}
+                    }
+                }
+                // The group moved on; a rebalance follows.
+                Err(LogError::Fenced(detail)) => tracing::warn!(detail, "fenced by the group"),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.drain().await;
+        Ok(())
+    }
+
+    /// One round: a poll, finished jobs, cuts that are due, pauses.
+    async fn step(&mut self) -> Result<(), LogError> {
+        let timeout = if self.jobs.is_empty() { IDLE_POLL } else { BUSY_POLL };
+        let room = self.config.memory_budget_bytes.saturating_sub(self.held_bytes());
+        let polled =
+            self.consumer.poll(self.config.max_poll_bytes.min(room).max(LEAST_POLL_BYTES), timeout).await;
+        match polled {
+            Ok(event) => self.take_in(event).await?,
+            Err(LogError::DataLoss { at, wanted, low }) => self.lose(&at, wanted, low).await?,
+            Err(error) => return Err(error),
+        }
+        while let Some(joined) = self.jobs.try_join_next_with_id() {
+            self.finish(joined).await;
+        }
+        self.reopen_halted();
+        self.cut_due();
+        self.cut_under_pressure();
+        self.apply_budget()?;
+        self.look_at_lag();
+        Ok(())
+    }
+
+    async fn take_in(&mut self, event: Event) -> Result<(), LogError> {
+        match event {
+            Event::Records(records) => {
+                let now_ns = self.clock.now_unix_nanos();
+                for record in records {
+                    if let Some(partition) = self.partitions.get_mut(&record.from.partition)
+                        && partition.is_open()
+                    {
+                        partition.buffer.push(record, now_ns);
+                    }
+                }
+            }
+            Event::Assigned(assigned) => {
+                for (at, committed) in assigned {
+                    tracing::info!(partition = at.partition, ?committed, "partition assigned");
+                    self.generation += 1;
+                    let partition = Partition::new(at.partition, self.generation);
+                    if let Some(mut before) = self.partitions.insert(at.partition, partition) {
+                        before.reset(0, Phase::Opening);
+                    }
+                    self.pause(at.partition);
+                    self.start_opening(at.partition);
+                }
+            }
+            Event::Revoked(revoked) => {
+                for at in revoked {
+                    tracing::info!(partition = at.partition, "partition revoked");
+                    if let Some(mut partition) = self.partitions.remove(&at.partition) {
+                        partition.reset(0, Phase::Opening);
+                    }
+                    self.metrics.forget_lag(at.partition);
+                }
+            }
+            Event::Idle => {}
+        }
+        Ok(())
+    }
+
+    async fn lose(
+        &mut self,
+        at: &TopicPartition,
+        wanted: NextOffset,
+        low: NextOffset,
+    ) -> Result<(), LogError> {
+        if let Some(partition) = self.partitions.get_mut(&at.partition)
+            && partition.is_open()
+        {
+            let lost = partition.buffer.lose_until(low.0);
+            self.metrics.lost_records.inc_by(lost);
+            tracing::error!(
+                partition = at.partition,
+                wanted = wanted.0,
+                low = low.0,
+                lost,
+                "retention removed records before they were written; raise it or add sinks"
+            );
+            self.advance_followed(at.partition);
+        }
+        self.consumer.seek(at, low).await
+    }
+
+    fn spawn(&mut self, number: u32, job: impl Future<Output = Result<Done, JobError>> + Send + 'static) {
+        let Some(partition) = self.partitions.get_mut(&number) else { return };
+        let handle = self.jobs.spawn(job);
+        self.job_of.insert(handle.id(), (number, partition.generation));
+        partition.job = Some(handle);
+    }
+
+    fn start_opening(&mut self, number: u32) {
+        let batches = usize::try_from(self.config.dedup_batches).unwrap_or(usize::MAX);
+        self.spawn(number, Arc::clone(&self.workshop).open(number, batches));
+    }
+
+    async fn finish(&mut self, joined: Result<(Id, Result<Done, JobError>), JoinError>) {
+        let (id, result) = match joined {
+            Ok((id, result)) => (id, result),
+            Err(error) if error.is_cancelled() => {
+                self.job_of.remove(&error.id());
+                return;
+            }
+            Err(error) => (error.id(), Err(JobError::Panicked(error.to_string()))),
+        };
+        let Some((number, generation)) = self.job_of.remove(&id) else { return };
+        let Some(partition) =
+            self.partitions.get_mut(&number).filter(|partition| partition.generation == generation)
+        else {
+            return;
+        };
+        match result {
+            Ok(Done::EndOfLog(None)) => {}
+            Ok(Done::EndOfLog(Some(high))) => {
+                let lag = high.saturating_sub(partition.published);
+                self.metrics.set_lag(number, lag);
+            }
+            Ok(Done::Opened { history, watermarks }) => {
+                if let Err(error) = self.opened(number, history, watermarks).await {
+                    // Reading on from anywhere else could skip records.
+                    self.halt(number, &JobError::Log(error));
+                }
+            }
+            Ok(Done::Planned(plan)) => self.planned(number, plan),
+            Ok(Done::Written(written)) => self.written(number, written).await,
+            Err(error) => self.halt(number, &error),
+        }
+    }
+
+    async fn opened(
+        &mut self,
+        number: u32,
+        history: History,
+        watermarks: Watermarks,
+    ) -> Result<(), LogError> {
+        let at = TopicPartition::new(Arc::clone(&self.topic), number);
+        let Some(partition) = self.partitions.get_mut(&number) else { return Ok(()) };
+        partition.job = None;
+        let next = history.next.unwrap_or(0);
+        partition.published = next;
+        // The first range starts at 0 whatever retention left, so that every instance names it alike.
+        partition.buffer = crate::buffer::Buffer::new(next);
+        if history.next.is_none() {
+            partition.buffer.begin_at(watermarks.low.0);
+            partition.published = watermarks.low.0;
+        } else if watermarks.low.0 > next {
+            let lost = partition.buffer.lose_until(watermarks.low.0);
+            self.metrics.lost_records.inc_by(lost);
+            tracing::error!(
+                partition = number,
+                wanted = next,
+                low = watermarks.low.0,
+                lost,
+                "retention removed records before they were written; raise it or add sinks"
+            );
+        }
+        let position = partition.buffer.position();
+        self.consumer.seek(&at, NextOffset(position)).await?;
+        self.consumer.resume(&at)?;
+        tracing::info!(partition = number, start = next, position, "partition opened");
+        if let Some(partition) = self.partitions.get_mut(&number) {
+            partition.phase = Phase::Reading { seen: history.seen };
+            partition.paused = false;
+        }
+        Ok(())
+    }
+
+    fn planned(&mut self, number: u32, plan: Plan) {
+        let Some(partition) = self.partitions.get_mut(&number) else { return };
+        partition.job = None;
+        let phase = std::mem::replace(&mut partition.phase, Phase::Opening);
+        let Phase::Planning { seen } = phase else {
+            partition.phase = phase;
+            return;
+        };
+        partition.phase = Phase::Following { seen, plan };
+        self.advance_followed(number);
+    }
+
+    /// Starts to write a planned range once all of it was read.
+    fn advance_followed(&mut self, number: u32) {
+        let now_ns = self.clock.now_unix_nanos();
+        let Some(partition) = self.partitions.get_mut(&number) else { return };
+        match &partition.phase {
+            Phase::Following { plan, .. } if partition.buffer.position() >= plan.end => {}
+            _ => return,
+        }
+        let Phase::Following { seen, plan } = std::mem::replace(&mut partition.phase, Phase::Writing) else {
+            return;
+        };
+        partition.writing_since_ms = partition.buffer.oldest_timestamp_ms();
+        let taken = partition.buffer.take_until(plan.end, now_ns);
+        partition.writing_bytes = taken.held_bytes;
+        self.spawn(number, Arc::clone(&self.workshop).write(plan, taken, seen));
+    }
+
+    async fn written(&mut self, number: u32, written: Written) {
+        let Some(partition) = self.partitions.get_mut(&number) else { return };
+        partition.job = None;
+        partition.writing_bytes = 0;
+        partition.writing_since_ms = None;
+        partition.published = written.manifest.next;
+        let next = NextOffset(written.manifest.next);
+        match written.seen {
+            Some(seen) => partition.phase = Phase::Reading { seen },
+            None => {
+                tracing::warn!(partition = number, next = next.0, "another instance published this range");
+                self.reopen(number);
+            }
+        }
+        let at = TopicPartition::new(Arc::clone(&self.topic), number);
+        // Only shows the lag: the manifests say where to go on.
+        if let Err(error) = self.consumer.commit(&[(at, next)]).await {
+            tracing::warn!(%error, partition = number, "the group's position was not committed");
+        }
+    }
+
+    fn halt(&mut self, number: u32, error: &JobError) {
+        let until_ns = self.clock.now_unix_nanos() + delay_ns(self.retry.delay(Fault::Refused, 0));
+        let Some(partition) = self.partitions.get_mut(&number) else { return };
+        tracing::error!(partition = number, %error, "partition halted, it is opened again later");
+        self.generation += 1;
+        partition.reset(self.generation, Phase::Halted { until_ns });
+        self.pause(number);
+    }
+
+    fn reopen(&mut self, number: u32) {
+        let Some(partition) = self.partitions.get_mut(&number) else { return };
+        self.generation += 1;
+        partition.reset(self.generation, Phase::Opening);
+        self.pause(number);
+        self.start_opening(number);
+    }
+
+    fn pause(&mut self, number: u32) {
+        let at = TopicPartition::new(Arc::clone(&self.topic), number);
+        let Some(partition) = self.partitions.get_mut(&number) else { return };
+        if !partition.paused {
+            match self.consumer.pause(&at) {
+                Ok(()) => partition.paused = true,
+                // Records that still come are not taken in.
+                Err(error) => tracing::warn!(%error, partition = number, "could not pause"),
+            }
+        }
+    }
+
+    fn reopen_halted(&mut self) {
+        let now_ns = self.clock.now_unix_nanos();
+        let is_due = |partition: &Partition| matches!(partition.phase, Phase::Halted { until_ns } if until_ns <= now_ns);
+        let due: Vec<u32> =
+            self.partitions.values().filter(|one| is_due(one)).map(|one| one.number).collect();
+        for number in due {
+            self.reopen(number);
+        }
+        let halted = self.partitions.values().filter(|one| matches!(one.phase, Phase::Halted { .. })).count();
+        self.metrics.halted_partitions.set(halted as i64);
+    }
+
+    fn cut_due(&mut self) {
+        let now_ns = self.clock.now_unix_nanos();
+        let numbers: Vec<u32> = self.partitions.keys().copied().collect();
+        for number in numbers {
+            self.advance_followed(number);
+            let due = self.partitions.get_mut(&number).and_then(|one| one.due_end(&self.config, now_ns));
+            if let Some(end) = due {
+                self.cut(number, end);
+            }
+        }
+    }
+
+    /// Frees memory before the budget is reached: the largest buffer is cut early.
+    fn cut_under_pressure(&mut self) {
+        if self.held_bytes() < self.config.memory_budget_bytes / 2 {
+            return;
+        }
+        let is_flushing = |one: &Partition| matches!(one.phase, Phase::Planning { .. } | Phase::Writing);
+        let flushing = self.partitions.values().filter(|one| is_flushing(one)).count();
+        if flushing > self.config.concurrent_flushes {
+            return;
+        }
+        let largest = self
+            .partitions
+            .values()
+            .filter(|one| one.is_cuttable())
+            .max_by_key(|one| one.buffer.held_bytes());
+        if let Some((number, end)) = largest.and_then(|one| Some((one.number, one.buffer.whole_end()?))) {
+            self.cut(number, end);
+        }
+    }
+
+    fn cut(&mut self, number: u32, end: u64) {
+        let Some(partition) = self.partitions.get_mut(&number) else { return };
+        let phase = std::mem::replace(&mut partition.phase, Phase::Opening);
+        let Phase::Reading { seen } = phase else {
+            partition.phase = phase;
+            return;
+        };
+        let plan = Plan {
+            version: FORMAT_VERSION,
+            topic: self.topic.to_string(),
+            partition: number,
+            start: partition.buffer.start(),
+            end,
+            dedup_batches: self.config.dedup_batches,
+            row_group_rows: self.config.row_group_rows,
+            zstd_level: self.config.zstd_level,
+        };
+        partition.phase = Phase::Planning { seen };
+        self.spawn(number, Arc::clone(&self.workshop).plan(plan));
+    }
+
+    fn held_bytes(&self) -> usize {
+        self.partitions.values().map(Partition::held_bytes).sum()
+    }
+
+    /// Pauses reading past the budget and resumes it below.
+    fn apply_budget(&mut self) -> Result<(), LogError> {
+        let held = self.held_bytes();
+        self.metrics.buffered_bytes.set(held as i64);
+        let is_over = held >= self.config.memory_budget_bytes;
+        // A plan of another instance may be larger than our budget: with nothing else to free, read on for it.
+        let can_free = self
+            .partitions
+            .values()
+            .any(|one| one.is_cuttable() || matches!(one.phase, Phase::Planning { .. } | Phase::Writing));
+        let is_following = |one: &&Partition| matches!(one.phase, Phase::Following { .. });
+        let exempt =
+            if can_free { None } else { self.partitions.values().find(is_following).map(|one| one.number) };
+        for partition in self.partitions.values_mut().filter(|one| one.is_open()) {
+            let pause = is_over && exempt != Some(partition.number);
+            if pause == partition.paused {
+                continue;
+            }
+            let at = TopicPartition::new(Arc::clone(&self.topic), partition.number);
+            if pause {
+                self.consumer.pause(&at)?
+            } else {
+                self.consumer.resume(&at)?
+            }
+            partition.paused = pause;
+        }
+        self.metrics.paused.set(i64::from(is_over));
+        Ok(())
+    }
+
+    fn look_at_lag(&mut self) {
+        let now_ns = self.clock.now_unix_nanos();
+        if now_ns < self.lag_due_ns && self.lag_due_ns - now_ns <= LAG_INTERVAL_NS {
+            return;
+        }
+        self.lag_due_ns = now_ns + LAG_INTERVAL_NS;
+        let oldest = self.partitions.values().filter_map(Partition::oldest_timestamp_ms).min();
+        let waited_ms = oldest.map_or(0, |oldest| (now_ns / 1_000_000 - oldest).max(0));
+        self.metrics.set_lag_seconds(waited_ms as f64 / 1_000.0);
+        let open: Vec<(u32, u64)> = self
+            .partitions
+            .values()
+            .filter(|one| one.is_open())
+            .map(|one| (one.number, one.generation))
+            .collect();
+        for (number, generation) in open {
+            let handle = self.jobs.spawn(Arc::clone(&self.workshop).end_of_log(number));
+            self.job_of.insert(handle.id(), (number, generation));
+        }
+    }
+
+    /// Writes what was read, as far as the time-out allows; the rest is read again by whoever comes next.
+    async fn drain(&mut self) {
+        let deadline = tokio::time::Instant::now() + Duration::from_millis(self.config.drain_timeout_ms);
+        let drained = tokio::time::timeout_at(deadline, async {
+            loop {
+                let numbers: Vec<u32> = self.partitions.keys().copied().collect();
+                for number in numbers {
+                    self.advance_followed(number);
+                    let whole = self.partitions.get(&number).filter(|one| one.is_cuttable());
+                    if let Some(end) = whole.and_then(|one| one.buffer.whole_end()) {
+                        self.cut(number, end);
+                    }
+                }
+                let Some(joined) = self.jobs.join_next_with_id().await else { break };
+                self.finish(joined).await;
+            }
+        });
+        if drained.await.is_err() {
+            tracing::warn!(
+                jobs = self.jobs.len(),
+                "drain timed out, unwritten records are read again next time"
+            );
+        }
+        self.jobs.shutdown().await;
+    }
+}
+
+fn delay_ns(delay: Duration) -> i64 {
+    i64::try_from(delay.as_nanos()).unwrap_or(i64::MAX)
+}
