@@ -6,6 +6,11 @@
 //! Invariants: an append that answered `Ok` is durable; a partition's offsets ascend; a committed
 //! transaction is visible whole or not at all; a consumer never skips a record silently.
 
+pub mod conformance;
+pub mod embedded;
+pub mod kafka;
+pub mod tracker;
+
 use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
@@ -235,11 +240,13 @@ pub trait Consumer: Send {
 }
 
 /// A consumer's membership in its group, as transactions need it.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct GroupMetadata {
     /// Group id.
     pub group: String,
     pub(crate) kafka: Option<Arc<rdkafka::consumer::ConsumerGroupMetadata>>,
+    /// The member within the embedded log; `None` elsewhere.
+    pub(crate) embedded: Option<u64>,
 }
 
 impl fmt::Debug for GroupMetadata {

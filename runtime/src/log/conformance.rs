@@ -1,0 +1,1 @@
+//! What every log must do, as cases that run against any implementation.
