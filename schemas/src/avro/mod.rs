@@ -26,7 +26,7 @@ pub use records::{
 };
 pub use summary::{
     ClockShift, Importance, PathSegment, ServiceEdge, ServiceUse, SourceRange, SpanStatus, StageTime,
-    TraceSummary, write_trace_summary,
+    SummaryHead, TraceSummary, read_summary_head, write_trace_summary,
 };
 
 const MAGIC: u8 = 0;

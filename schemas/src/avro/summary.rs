@@ -203,6 +203,51 @@ pub fn write_trace_summary(out: &mut Vec<u8>, schema_id: u32, summary: &TraceSum
     w.long(summary.source.last_offset);
 }
 
+/// What identifies a summary, read without decoding the rest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct SummaryHead {
+    pub trace_id: [u8; 16],
+    pub version: i32,
+    pub tenant: String,
+    pub source: SourceRange,
+}
+
+/// The head of a value written with this build's schema, whatever id a registry gave it; `None` for anything else.
+///
+/// The source range stands last, behind the zero that ends an array, so it is found from the end.
+#[must_use]
+pub fn read_summary_head(value: &[u8]) -> Option<SummaryHead> {
+    let (_, mut body) = super::split(value).ok()?;
+    let mut trace_id = [0; 16];
+    hex::decode_to_slice(text(&mut body)?, &mut trace_id).ok()?;
+    let version = i32::try_from(long(&mut body)?).ok()?;
+    let tenant = text(&mut body)?.to_owned();
+    let mut from = body.len();
+    for _ in 0..3 {
+        from = from.checked_sub(1)?;
+        while from > 0 && body[from - 1] & 0x80 != 0 {
+            from -= 1;
+        }
+    }
+    let mut tail = &body[from..];
+    let partition = i32::try_from(long(&mut tail)?).ok()?;
+    let source = SourceRange { partition, first_offset: long(&mut tail)?, last_offset: long(&mut tail)? };
+    Some(SummaryHead { trace_id, version, tenant, source })
+}
+
+fn long(rest: &mut &[u8]) -> Option<i64> {
+    let zigzag = crate::wire::read_varint(rest).ok()?;
+    Some((zigzag >> 1) as i64 ^ -((zigzag & 1) as i64))
+}
+
+fn text<'a>(rest: &mut &'a [u8]) -> Option<&'a str> {
+    let length = usize::try_from(long(rest)?).ok()?;
+    let (bytes, tail) = rest.split_at_checked(length)?;
+    *rest = tail;
+    std::str::from_utf8(bytes).ok()
+}
+
 impl TraceSummary<'_> {
     /// The value as it is appended to the topic where no registry is configured.
     #[must_use]

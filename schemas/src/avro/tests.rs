@@ -112,6 +112,16 @@ proptest! {
         prop_assert_eq!(ids.decode::<TraceSummary<'static>>(&direct).expect("own bytes"), summary);
     }
 
+    /// Scenario: any summary of a trace id. Guarantee: its head reads without decoding the rest.
+    #[test]
+    fn the_head_is_found(summary in summary(), trace_id: [u8; 16]) {
+        let summary = TraceSummary { trace_id: hex::encode(trace_id).into(), ..summary };
+        let head = read_summary_head(&summary.to_bytes()).expect("a summary");
+        prop_assert_eq!(head.trace_id, trace_id);
+        prop_assert_eq!((head.version, head.source), (summary.version, summary.source));
+        prop_assert_eq!(head.tenant, summary.tenant);
+    }
+
     /// Scenario: any bytes behind a right header. Guarantee: an answer, never a panic.
     #[test]
     fn any_bytes_are_decoded_safely(body in proptest::collection::vec(any::<u8>(), 0..200)) {
@@ -120,6 +130,7 @@ proptest! {
         put_header(&mut value, ids.write_id());
         value.extend_from_slice(&body);
         let _ = ids.decode::<TraceSummary<'static>>(&value);
+        let _ = read_summary_head(&value);
         let _ = SchemaIds::embedded::<Insight>().decode::<Insight>(&body);
     }
 }

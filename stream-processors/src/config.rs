@@ -1,0 +1,118 @@
+//! Configuration of the assembly processor.
+
+use serde::{Deserialize, Serialize};
+
+use crate::assembly::Limits;
+
+/// How the processor assembles traces.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Consumer group. Default `infertrace-processor`.
+    pub group: String,
+    /// Name of this instance, unique among the instances of the group: a new instance of one name fences the old one.
+    /// Empty (the default) takes the host's name.
+    pub instance_id: String,
+    /// A trace closes when the log has moved on this far after its last span. Default 5,000.
+    pub trace_idle_ms: i64,
+    /// A closed trace is remembered this long for late spans, which make a corrected version. A restart reads
+    /// this much of the log again. Default 30,000.
+    pub trace_late_ms: i64,
+    /// A trace that is still active after this long is cut: what follows becomes another summary. Default 300,000.
+    pub trace_max_age_ms: i64,
+    /// A trace with this many spans is cut likewise. Default 200,000.
+    pub trace_max_spans: usize,
+    /// Traces held at most, open and remembered. Default 2,000,000.
+    pub max_traces: usize,
+    /// Memory for traces. Past it remembered traces are forgotten, then the least recently active open
+    /// ones are closed early, marked and counted. Default 512 MiB.
+    pub max_state_bytes: usize,
+    /// A trace at least this long is important as slow. Default 10,000.
+    pub slow_trace_ms: i64,
+    /// Batch ids remembered a partition, so that a client's retry is dropped. Default 4,096.
+    pub dedup_batches: usize,
+    /// Whether idle traces at the end of the log close as wall time passes. False for replays, which know record
+    /// time only. Default true.
+    pub close_by_wall_clock: bool,
+    /// Longest time between a trace's closing and its transaction. Default 200.
+    pub commit_interval_ms: u64,
+    /// Outputs in one transaction at most. Default 10,000.
+    pub max_commit_records: usize,
+    /// Bytes of outputs that wait for a transaction; past them partitions are paused. Default 16 MiB.
+    pub max_pending_bytes: usize,
+    /// Bytes fetched ahead. Default 32 MiB.
+    pub max_buffered_bytes: usize,
+    /// Bytes of records taken at once. Default 4 MiB.
+    pub max_poll_bytes: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            group: "infertrace-processor".to_owned(),
+            instance_id: String::new(),
+            trace_idle_ms: 5_000,
+            trace_late_ms: 30_000,
+            trace_max_age_ms: 300_000,
+            trace_max_spans: 200_000,
+            max_traces: 2_000_000,
+            max_state_bytes: 512 << 20,
+            slow_trace_ms: 10_000,
+            dedup_batches: 4_096,
+            close_by_wall_clock: true,
+            commit_interval_ms: 200,
+            max_commit_records: 10_000,
+            max_pending_bytes: 16 << 20,
+            max_buffered_bytes: 32 << 20,
+            max_poll_bytes: 4 << 20,
+        }
+    }
+}
+
+impl Config {
+    /// What is wrong with the values, if anything.
+    ///
+    /// # Errors
+    /// A sentence that names the key.
+    pub fn check(&self) -> Result<(), String> {
+        let positive = [
+            ("trace_idle_ms", self.trace_idle_ms),
+            ("trace_max_age_ms", self.trace_max_age_ms),
+            ("slow_trace_ms", self.slow_trace_ms),
+        ];
+        if let Some((key, _)) = positive.iter().find(|(_, value)| *value <= 0) {
+            return Err(format!("{key} must be above 0"));
+        }
+        if self.trace_late_ms < 0 {
+            return Err("trace_late_ms must not be negative".to_owned());
+        }
+        let sizes = [
+            ("trace_max_spans", self.trace_max_spans),
+            ("max_traces", self.max_traces),
+            ("dedup_batches", self.dedup_batches),
+            ("max_commit_records", self.max_commit_records),
+            ("max_poll_bytes", self.max_poll_bytes),
+        ];
+        if let Some((key, _)) = sizes.iter().find(|(_, value)| *value == 0) {
+            return Err(format!("{key} must be above 0"));
+        }
+        if self.group.is_empty() {
+            return Err("group must not be empty".to_owned());
+        }
+        Ok(())
+    }
+
+    /// The bounds of the pure core.
+    #[must_use]
+    pub const fn limits(&self) -> Limits {
+        Limits {
+            idle_ms: self.trace_idle_ms,
+            late_ms: self.trace_late_ms,
+            max_age_ms: self.trace_max_age_ms,
+            max_spans: self.trace_max_spans,
+            max_traces: self.max_traces,
+            max_bytes: self.max_state_bytes,
+            slow_ns: self.slow_trace_ms.saturating_mul(1_000_000),
+        }
+    }
+}

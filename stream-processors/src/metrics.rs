@@ -1,0 +1,145 @@
+//! What the processor says about itself.
+
+use std::sync::{Arc, atomic::AtomicU64};
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::Registry,
+};
+
+/// Labels of the lag gauges.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct LagLabels {
+    role: &'static str,
+    partition: u32,
+}
+
+/// A reason.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct ReasonLabels {
+    pub(crate) reason: &'static str,
+}
+
+const ROLE: &str = "processor";
+
+#[derive(Clone, Debug)]
+pub(crate) struct Metrics {
+    lag_records: Family<LagLabels, Gauge>,
+    lag_seconds: Family<LagLabels, Gauge<f64, AtomicU64>>,
+    pub(crate) records: Counter,
+    pub(crate) duplicate_batches: Counter,
+    pub(crate) spans: Counter,
+    pub(crate) duplicate_spans: Counter,
+    pub(crate) late_spans: Counter,
+    pub(crate) rejected_spans: Family<ReasonLabels, Counter>,
+    pub(crate) closed_traces: Family<ReasonLabels, Counter>,
+    pub(crate) corrections: Counter,
+    pub(crate) suppressed: Counter,
+    pub(crate) evictions: Counter,
+    pub(crate) forgotten_early: Counter,
+    pub(crate) dead_letters: Counter,
+    pub(crate) lost_records: Counter,
+    pub(crate) restarts: Family<ReasonLabels, Counter>,
+    pub(crate) commit_failures: Counter,
+    pub(crate) transaction_seconds: Histogram,
+    pub(crate) restore_seconds: Histogram,
+    pub(crate) open_traces: Gauge,
+    pub(crate) held_traces: Gauge,
+    pub(crate) state_bytes: Gauge,
+    pub(crate) paused: Gauge,
+}
+
+impl Metrics {
+    /// Registers everything; `registry` adds the prefix `infertrace_`.
+    pub(crate) fn new(registry: &mut Registry) -> Arc<Self> {
+        let seconds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+        let metrics = Self {
+            lag_records: Family::default(),
+            lag_seconds: Family::default(),
+            records: Counter::default(),
+            duplicate_batches: Counter::default(),
+            spans: Counter::default(),
+            duplicate_spans: Counter::default(),
+            late_spans: Counter::default(),
+            rejected_spans: Family::default(),
+            closed_traces: Family::default(),
+            corrections: Counter::default(),
+            suppressed: Counter::default(),
+            evictions: Counter::default(),
+            forgotten_early: Counter::default(),
+            dead_letters: Counter::default(),
+            lost_records: Counter::default(),
+            restarts: Family::default(),
+            commit_failures: Counter::default(),
+            transaction_seconds: Histogram::new(seconds),
+            restore_seconds: Histogram::new(seconds),
+            open_traces: Gauge::default(),
+            held_traces: Gauge::default(),
+            state_bytes: Gauge::default(),
+            paused: Gauge::default(),
+        };
+        let m = &metrics;
+        registry.register(
+            "consumer_lag_records",
+            "Records between the reader and the end",
+            m.lag_records.clone(),
+        );
+        registry.register(
+            "consumer_lag_seconds",
+            "Age of the last record read while behind",
+            m.lag_seconds.clone(),
+        );
+        let registry = registry.sub_registry_with_prefix("processor");
+        registry.register("records", "Records read", m.records.clone());
+        registry.register(
+            "duplicate_batches",
+            "Records dropped as a client's retry",
+            m.duplicate_batches.clone(),
+        );
+        registry.register("spans", "Spans taken into assembly", m.spans.clone());
+        registry.register("duplicate_spans", "Spans that were there already", m.duplicate_spans.clone());
+        registry.register("late_spans", "Spans of traces that were closed", m.late_spans.clone());
+        registry.register("rejected_spans", "Spans that cannot be read", m.rejected_spans.clone());
+        registry.register(
+            "traces_closed",
+            "Summaries made, by what closed the trace",
+            m.closed_traces.clone(),
+        );
+        registry.register("trace_corrections", "Summaries above version 1", m.corrections.clone());
+        registry.register(
+            "summaries_suppressed",
+            "Summaries that an earlier run wrote",
+            m.suppressed.clone(),
+        );
+        registry.register("traces_evicted", "Open traces closed for memory", m.evictions.clone());
+        registry.register(
+            "traces_forgotten_early",
+            "Closed traces forgotten for memory",
+            m.forgotten_early.clone(),
+        );
+        registry.register("dead_letters", "Records moved to the dead-letter topic", m.dead_letters.clone());
+        registry.register("lost_records", "Records that retention removed unread", m.lost_records.clone());
+        registry.register("restarts", "Restarts from committed offsets", m.restarts.clone());
+        registry.register("commit_failures", "Transactions to be tried again", m.commit_failures.clone());
+        registry.register("transaction_seconds", "Duration of transactions", m.transaction_seconds.clone());
+        registry.register("restore_seconds", "Duration of restoring a partition", m.restore_seconds.clone());
+        registry.register("open_traces", "Traces that wait for spans", m.open_traces.clone());
+        registry.register("held_traces", "Traces in memory, open and remembered", m.held_traces.clone());
+        registry.register("state_bytes", "Memory that traces take", m.state_bytes.clone());
+        registry.register("paused", "1 while partitions are paused", m.paused.clone());
+        Arc::new(metrics)
+    }
+
+    pub(crate) fn set_lag(&self, partition: u32, records: u64, seconds: f64) {
+        let labels = LagLabels { role: ROLE, partition };
+        self.lag_records.get_or_create(&labels).set(i64::try_from(records).unwrap_or(i64::MAX));
+        self.lag_seconds.get_or_create(&labels).set(seconds);
+    }
+
+    pub(crate) fn drop_lag(&self, partition: u32) {
+        let labels = LagLabels { role: ROLE, partition };
+        self.lag_records.remove(&labels);
+        self.lag_seconds.remove(&labels);
+    }
+}

@@ -1,0 +1,174 @@
+//! The state of a partition, rebuilt from the log after an assignment.
+//!
+//! The committed position is the first record of the oldest trace that could still change, so the spans come from reading
+//! the input again. What they led to is in the output topics, which are scanned from the time of that first
+//! record: summaries (with versions and source ranges) and dead letters. A window of records before the position gives the batch
+//! ids by which retries are dropped. Nothing else is stored.
+//!
+//! Output records are stamped with the watermark at their making, which is never before a record they
+//! come from; that is why the scan can start there.
+
+use std::{sync::Arc, time::Duration};
+
+use hashbrown::HashSet;
+use infertrace_runtime::log::{
+    ConsumerOptions, Event, Log, LogError, Millis, NextOffset, Record, TopicPartition,
+};
+use infertrace_schemas::{avro, dedup::Dedup, record::batch_id_of};
+
+use crate::{
+    assembly::{Reported, Resume},
+    dead_letter,
+};
+
+const POLL_BYTES: usize = 4 << 20;
+const POLL_TIME: Duration = Duration::from_millis(300);
+/// Transaction markers take offsets that no record has: this many may stand between the last record and the end.
+const MARKERS: u64 = 8;
+/// Empty polls after which a longer tail without a record is taken for markers and aborted records.
+const PATIENCE: u32 = 10;
+/// Brokers may stamp records themselves; their clock may be behind the writers' by this much.
+const CLOCK_MARGIN_MS: i64 = 10_000;
+
+/// Where the outputs of a partition are.
+#[derive(Debug)]
+pub(crate) struct Outputs {
+    pub(crate) traces: TopicPartition,
+    pub(crate) dead_letters: TopicPartition,
+}
+
+#[derive(Debug)]
+pub(crate) struct Restored {
+    pub(crate) resume: Resume,
+    pub(crate) dedup: Dedup,
+    /// Offsets that an earlier run moved to the dead-letter topic.
+    pub(crate) dead_letters: HashSet<u64>,
+    /// Records that retention removed before they were read.
+    pub(crate) lost: u64,
+}
+
+pub(crate) async fn restore(
+    log: &Arc<dyn Log>,
+    spans: &TopicPartition,
+    committed: Option<NextOffset>,
+    dedup_batches: usize,
+    outputs: &Outputs,
+) -> Result<Restored, LogError> {
+    let marks = log.watermarks(spans).await?;
+    let committed = committed.map_or(marks.low.0, |position| position.0);
+    if committed > marks.high.0 {
+        return Err(LogError::Fatal(format!(
+            "the group's position {committed} in {spans} is past its end {}: the topic or cluster was recreated; \
+             reset the group's offsets to go on",
+            marks.high.0
+        )));
+    }
+    let from = committed.max(marks.low.0);
+    let lost = from - committed;
+    let mut dedup = Dedup::new(dedup_batches);
+    let mut dead_letters = HashSet::new();
+    let mut reported = Vec::new();
+    if from == marks.high.0 && from == marks.low.0 {
+        return Ok(Restored { resume: Resume::new(from, reported), dedup, dead_letters, lost });
+    }
+
+    let window = from.saturating_sub(dedup_batches as u64).max(marks.low.0);
+    let mut first_needed = None;
+    let until = marks.high.0.min(from + 1);
+    scan(log, spans, window, until, |record| {
+        if record.offset.0 < from {
+            dedup.admit(record.payload.as_deref().and_then(batch_id_of));
+        } else if first_needed.is_none() {
+            first_needed = Some(record.timestamp.0);
+        }
+    })
+    .await?;
+
+    if let Some(timestamp) = first_needed {
+        let since = Millis(timestamp.saturating_sub(CLOCK_MARGIN_MS));
+        let end = log.watermarks(&outputs.traces).await?.high.0;
+        let start = log.position_at(&outputs.traces, since).await?.0;
+        scan(log, &outputs.traces, start, end, |record| {
+            reported
+                .extend(record.payload.as_deref().and_then(|payload| reported_by(payload, spans.partition)));
+        })
+        .await?;
+        let end = log.watermarks(&outputs.dead_letters).await?.high.0;
+        let start = log.position_at(&outputs.dead_letters, since).await?.0;
+        scan(log, &outputs.dead_letters, start, end, |record| {
+            dead_letters.extend(dead_letter::origin_of(record, spans.partition));
+        })
+        .await?;
+    }
+    Ok(Restored { resume: Resume::new(from, reported), dedup, dead_letters, lost })
+}
+
+fn reported_by(payload: &[u8], partition: u32) -> Option<Reported> {
+    let head = avro::read_summary_head(payload)?;
+    if u32::try_from(head.source.partition) != Ok(partition) {
+        return None;
+    }
+    Some(Reported {
+        trace_id: head.trace_id,
+        tenant: head.tenant.into(),
+        first_offset: u64::try_from(head.source.first_offset).ok()?,
+        last_offset: u64::try_from(head.source.last_offset).ok()?,
+        version: head.version,
+    })
+}
+
+/// Hands every committed record of `[from, end)` to `each`, and perhaps some after it.
+async fn scan(
+    log: &Arc<dyn Log>,
+    at: &TopicPartition,
+    from: u64,
+    end: u64,
+    mut each: impl FnMut(&Record),
+) -> Result<(), LogError> {
+    if from >= end {
+        return Ok(());
+    }
+    let mut consumer = log
+        .consumer(ConsumerOptions {
+            group: None,
+            topics: Vec::new(),
+            assign: vec![(at.clone(), NextOffset(from))],
+            max_buffered_bytes: 2 * POLL_BYTES,
+            read_committed: true,
+        })
+        .await?;
+    let mut next = from;
+    let mut empty_polls = 0;
+    while next < end {
+        match consumer.poll(POLL_BYTES, POLL_TIME).await {
+            Ok(Event::Records(records)) => {
+                empty_polls = 0;
+                for record in &records {
+                    next = record.offset.next().0;
+                    each(record);
+                }
+            }
+            Ok(Event::Idle) => {
+                empty_polls += 1;
+                let only_markers = next > from && end - next <= MARKERS && empty_polls >= 2;
+                if only_markers || empty_polls >= PATIENCE {
+                    break;
+                }
+            }
+            Ok(Event::Assigned(_) | Event::Revoked(_)) => {}
+            // Retention went on meanwhile: what is gone cannot be scanned.
+            Err(LogError::DataLoss { low, .. }) => {
+                next = low.0;
+                consumer.seek(at, low).await?;
+            }
+            Err(error) if error.is_retriable() => {
+                empty_polls += 1;
+                if empty_polls >= PATIENCE {
+                    return Err(error);
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,128 @@
+//! The service: reads the spans topic as a member of a group and writes summaries exactly once.
+//!
+//! [`Service::run`] runs one session after another. A session ends when it is shut down, or when its outcome in the log
+//! became unknown or another member took over ([`LogError::Ambiguous`], [`LogError::Fenced`]): then everything in
+//! memory is dropped and the next session starts from committed positions.
+
+mod session;
+
+use std::{sync::Arc, time::Duration};
+
+use infertrace_runtime::{
+    clock::Clock,
+    log::{Log, LogError},
+};
+use prometheus_client::registry::Registry;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Config,
+    metrics::{Metrics, ReasonLabels},
+};
+use session::Session;
+
+/// First and longest pause before another try.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+
+/// What the processor needs from its host.
+pub struct Deps<'a> {
+    /// Input, output and positions.
+    pub log: Arc<dyn Log>,
+    /// Wall time.
+    pub clock: Arc<dyn Clock>,
+    /// Where metrics are registered; it adds the prefix `infertrace_`.
+    pub metrics: &'a mut Registry,
+}
+
+/// The processor could not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// A value of the configuration makes no sense.
+    #[error("processor: {0}")]
+    Config(String),
+}
+
+/// The processor cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The log refused for good.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// Batches do not have the span schema: a build error.
+    #[error(transparent)]
+    Columns(#[from] crate::rows::BadColumn),
+}
+
+/// The assembly processor, ready to run.
+pub struct Service {
+    config: Config,
+    log: Arc<dyn Log>,
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
+    transactional_id: String,
+}
+
+/// Checks the configuration and registers the metrics; the log is first touched by [`Service::run`].
+///
+/// # Errors
+/// [`BuildError::Config`].
+pub async fn build(config: Config, deps: Deps<'_>) -> Result<Service, BuildError> {
+    config.check().map_err(BuildError::Config)?;
+    let instance = if config.instance_id.is_empty() { host_name() } else { config.instance_id.clone() };
+    Ok(Service {
+        transactional_id: format!("{}-{instance}", config.group),
+        config,
+        log: deps.log,
+        clock: deps.clock,
+        metrics: Metrics::new(deps.metrics),
+    })
+}
+
+fn host_name() -> String {
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
+    let name = kernel.or_else(|| std::env::var("HOSTNAME").ok()).unwrap_or_default();
+    let name = name.trim();
+    if name.is_empty() { "local".to_owned() } else { name.to_owned() }
+}
+
+impl Service {
+    /// Assembles until `shutdown`, then commits what is closed and returns. Open traces are read again at the next
+    /// start.
+    ///
+    /// # Errors
+    /// When the log refuses for good; everything passing is retried.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
+        let mut pause = BACKOFF.0;
+        while !shutdown.is_cancelled() {
+            let outcome = match Session::start(&self).await {
+                Ok(mut session) => {
+                    let outcome = session.run(&shutdown).await;
+                    if session.made_progress() {
+                        pause = BACKOFF.0;
+                    }
+                    outcome
+                }
+                Err(error) => Err(error.into()),
+            };
+            let error = match outcome {
+                Ok(()) => return Ok(()),
+                Err(Error::Log(error)) => error,
+                Err(error) => return Err(error),
+            };
+            let reason = match &error {
+                LogError::Fenced(_) => "fenced",
+                LogError::Ambiguous(_) => "ambiguous",
+                error if error.is_retriable() => "unavailable",
+                _ => return Err(error.into()),
+            };
+            self.metrics.restarts.get_or_create(&ReasonLabels { reason }).inc();
+            tracing::warn!(%error, reason, ?pause, "restarting from committed positions");
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = shutdown.cancelled() => {}
+            }
+            pause = (pause * 2).min(BACKOFF.1);
+        }
+        Ok(())
+    }
+}
