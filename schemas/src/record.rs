@@ -51,6 +51,9 @@ pub enum RecordError {
     /// Spans beside a packed body, a second packed body, or one inside another.
     #[error("a packed body beside or inside other spans")]
     MixedPacking,
+    /// Not the record's fault: the reader has to finish its batch first, then take the record again.
+    #[error("the reader's batch is full")]
+    ReaderFull,
 }
 
 /// An opened record, borrowed from its payload or from the scratch buffer it was unpacked into.
@@ -81,6 +84,12 @@ impl<'a> Spans<'a> {
     #[must_use]
     pub const fn new(batch: &'a [u8]) -> Self {
         Self { fields: Fields::new(batch) }
+    }
+
+    /// Bytes of the batch that have not been walked yet.
+    #[must_use]
+    pub const fn bytes(&self) -> usize {
+        self.fields.rest().len()
     }
 }
 

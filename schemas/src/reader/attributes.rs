@@ -1,0 +1,265 @@
+//! Attributes: typed maps for all of them, typed columns for those that the mapping knows.
+
+use std::sync::Arc;
+
+use arrow::{
+    array::{ArrayRef, BooleanArray, Float64Array, Int64Array, MapArray, StructArray},
+    datatypes::DataType,
+};
+
+use super::{
+    SpanError,
+    buffer::{Bits, Lists, Strings, take},
+    scratch::Scratch,
+};
+use crate::{
+    columns,
+    mapping::Lookup,
+    value::{AnyValue, ValueError, key_value},
+    wire::{WireError, read_varint},
+};
+
+/// Keys of one map column; its values stand beside it.
+#[derive(Debug, Default)]
+struct Keys {
+    keys: Strings,
+    lists: Lists,
+}
+
+impl Keys {
+    #[inline]
+    fn commit(&mut self, row: usize) {
+        self.lists.commit(row, self.keys.len());
+    }
+
+    /// Drops the keys that belong to no row yet; answers how many entries stay.
+    fn rollback(&mut self) -> usize {
+        let committed = self.lists.committed();
+        self.keys.truncate(committed);
+        committed
+    }
+
+    fn finish(&mut self, rows: usize, column: usize, values: ArrayRef) -> ArrayRef {
+        let schema = columns::span_schema();
+        let DataType::Map(entries, ordered) = schema.field(column).data_type() else {
+            unreachable!("attribute columns are maps");
+        };
+        let DataType::Struct(fields) = entries.data_type() else {
+            unreachable!("a map's entries are structs");
+        };
+        let keys = Arc::new(self.keys.finish_text(None));
+        let pairs = StructArray::new(fields.clone(), vec![keys, values], None);
+        Arc::new(MapArray::new(Arc::clone(entries), self.lists.finish(rows), pairs, None, *ordered))
+    }
+}
+
+/// The five attribute columns.
+#[derive(Debug, Default)]
+pub(super) struct Maps {
+    string_keys: Keys,
+    strings: Strings,
+    int_keys: Keys,
+    ints: Vec<i64>,
+    double_keys: Keys,
+    doubles: Vec<f64>,
+    bool_keys: Keys,
+    bools: Bits,
+    other_keys: Keys,
+    others: Strings,
+}
+
+impl Maps {
+    #[inline]
+    pub(super) fn commit(&mut self, row: usize) {
+        self.string_keys.commit(row);
+        self.int_keys.commit(row);
+        self.double_keys.commit(row);
+        self.bool_keys.commit(row);
+        self.other_keys.commit(row);
+    }
+
+    pub(super) fn rollback(&mut self) {
+        self.strings.truncate(self.string_keys.rollback());
+        self.ints.truncate(self.int_keys.rollback());
+        self.doubles.truncate(self.double_keys.rollback());
+        self.bools.truncate(self.bool_keys.rollback());
+        self.others.truncate(self.other_keys.rollback());
+    }
+
+    /// Bytes of the fullest text column, and of all.
+    pub(super) fn bytes(&self) -> (usize, usize) {
+        let texts = [
+            &self.string_keys.keys,
+            &self.strings,
+            &self.int_keys.keys,
+            &self.double_keys.keys,
+            &self.bool_keys.keys,
+            &self.other_keys.keys,
+            &self.others,
+        ];
+        let fullest = texts.iter().map(|text| text.bytes()).max().unwrap_or(0);
+        let all: usize = texts.iter().map(|text| text.bytes() + 4 * text.len()).sum();
+        (fullest, all + 8 * (self.ints.len() + self.doubles.len()))
+    }
+
+    pub(super) fn finish(&mut self, rows: usize) -> [(usize, ArrayRef); 5] {
+        use columns::index;
+        let strings = Arc::new(self.strings.finish_text(None));
+        let ints = Arc::new(Int64Array::new(take(&mut self.ints).into(), None));
+        let doubles = Arc::new(Float64Array::new(take(&mut self.doubles).into(), None));
+        let entries = self.bools.len();
+        let bools = Arc::new(BooleanArray::new(self.bools.finish(entries), None));
+        let others = Arc::new(self.others.finish_binary());
+        let column = |keys: &mut Keys, column, values| (column, keys.finish(rows, column, values));
+        [
+            column(&mut self.string_keys, index::ATTRIBUTES_STRING, strings),
+            column(&mut self.int_keys, index::ATTRIBUTES_INT, ints),
+            column(&mut self.double_keys, index::ATTRIBUTES_DOUBLE, doubles),
+            column(&mut self.bool_keys, index::ATTRIBUTES_BOOL, bools),
+            column(&mut self.other_keys, index::ATTRIBUTES_OTHER, others),
+        ]
+    }
+
+    /// Takes one encoded `KeyValue`.
+    #[inline]
+    pub(super) fn attribute<'a>(
+        &mut self,
+        lookup: &Lookup,
+        scratch: &mut Scratch<'a>,
+        message: &'a [u8],
+    ) -> Result<(), SpanError> {
+        let (key, raw) = split_key_value(message)?;
+        let known = lookup.find(key);
+        if known.is_none() {
+            check_text(key)?;
+        }
+        let value = parse_value(raw)?;
+        match value {
+            AnyValue::String(text) => {
+                check_text(text)?;
+                self.string_keys.keys.push(key);
+                self.strings.push(text);
+            }
+            AnyValue::Int(number) => {
+                self.int_keys.keys.push(key);
+                self.ints.push(number);
+            }
+            AnyValue::Double(number) => {
+                self.double_keys.keys.push(key);
+                self.doubles.push(number);
+            }
+            AnyValue::Bool(flag) => {
+                self.bool_keys.keys.push(key);
+                self.bools.push(flag);
+            }
+            AnyValue::Empty | AnyValue::Array(_) | AnyValue::KvList(_) | AnyValue::Bytes(_) => {
+                value.check()?;
+                self.other_keys.keys.push(key);
+                self.others.push(raw);
+            }
+        }
+        if let Some(entry) = known {
+            scratch.offer_entry(entry, &value);
+        }
+        Ok(())
+    }
+
+    /// Takes one entry of the native `tags`, which are attributes of text.
+    pub(super) fn tag<'a>(
+        &mut self,
+        lookup: &Lookup,
+        scratch: &mut Scratch<'a>,
+        entry: &'a [u8],
+    ) -> Result<(), SpanError> {
+        // A map entry has the shape of a KeyValue whose value is the text itself.
+        let (key, text) = split_key_value(entry)?;
+        check_text(key)?;
+        check_text(text)?;
+        self.string_keys.keys.push(key);
+        self.strings.push(text);
+        if let Some(entry) = lookup.find(key) {
+            scratch.offer_entry(entry, &AnyValue::String(text));
+        }
+        Ok(())
+    }
+}
+
+/// Key and value of a message `{1: bytes, 2: bytes}`, quickly where it has the form that every encoder writes.
+#[inline]
+fn split_key_value(message: &[u8]) -> Result<(&[u8], &[u8]), WireError> {
+    if let [0x0a, key_length @ 0..=0x7f, rest @ ..] = message
+        && let Some((key, [0x12, tail @ ..])) = rest.split_at_checked(usize::from(*key_length))
+    {
+        let mut value = tail;
+        if read_varint(&mut value)? == value.len() as u64 {
+            return Ok((key, value));
+        }
+    }
+    key_value(message)
+}
+
+/// As [`AnyValue::parse`], quickly where the message is one field.
+#[inline]
+fn parse_value(message: &[u8]) -> Result<AnyValue<'_>, WireError> {
+    match message {
+        [0x0a, tail @ ..] => {
+            let mut text = tail;
+            if read_varint(&mut text)? == text.len() as u64 {
+                return Ok(AnyValue::String(text));
+            }
+        }
+        [0x18, tail @ ..] => {
+            let mut rest = tail;
+            let number = read_varint(&mut rest)?;
+            if rest.is_empty() {
+                return Ok(AnyValue::Int(number as i64));
+            }
+        }
+        [0x10, flag @ (0 | 1)] => return Ok(AnyValue::Bool(*flag == 1)),
+        [0x21, bits @ ..] => {
+            if let Ok(bits) = <[u8; 8]>::try_from(bits) {
+                return Ok(AnyValue::Double(f64::from_le_bytes(bits)));
+            }
+        }
+        _ => {}
+    }
+    AnyValue::parse(message)
+}
+
+/// Whether all of `bytes` is ASCII, eight at a time.
+#[inline]
+fn is_ascii(bytes: &[u8]) -> bool {
+    const HIGH: u64 = 0x8080_8080_8080_8080;
+    let word = |chunk: &[u8; 8]| u64::from_le_bytes(*chunk);
+    let (chunks, _) = bytes.as_chunks::<8>();
+    match bytes.last_chunk::<8>() {
+        // The last eight bytes overlap the chunk before them where the length is no multiple of eight.
+        Some(last) => chunks.iter().fold(word(last), |all, chunk| all | word(chunk)) & HIGH == 0,
+        None => bytes.iter().fold(0, |all, byte| all | byte) < 0x80,
+    }
+}
+
+/// Checks that `bytes` are UTF-8.
+#[inline]
+pub(super) fn check_text(bytes: &[u8]) -> Result<(), SpanError> {
+    if is_ascii(bytes) || simdutf8::basic::from_utf8(bytes).is_ok() {
+        return Ok(());
+    }
+    Err(SpanError::BadUtf8)
+}
+
+impl From<WireError> for SpanError {
+    fn from(_: WireError) -> Self {
+        Self::Malformed
+    }
+}
+
+impl From<ValueError> for SpanError {
+    fn from(error: ValueError) -> Self {
+        match error {
+            ValueError::Wire(_) => Self::Malformed,
+            ValueError::Utf8 => Self::BadUtf8,
+            ValueError::TooDeep => Self::TooDeep,
+        }
+    }
+}
