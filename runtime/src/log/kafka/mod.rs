@@ -1,0 +1,360 @@
+//! The log on a team's own Kafka, through librdkafka.
+//!
+//! Neighbours: [`producer`] appends, [`consumer`] reads, [`transactions`] commits output and offsets together.
+//! Invariants: the producer is idempotent with `acks=all`; offsets are never reset silently.
+
+mod consumer;
+mod errors;
+mod producer;
+mod transactions;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use rdkafka::{
+    ClientConfig, Offset as KafkaOffset, TopicPartitionList,
+    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    client::DefaultClientContext,
+    consumer::{BaseConsumer, Consumer as _},
+    types::RDKafkaErrorCode,
+};
+use serde::{Deserialize, Serialize};
+
+use self::{consumer::KafkaConsumer, producer::KafkaProducer, transactions::KafkaTransactions};
+use super::{
+    Consumer, ConsumerOptions, Delivery, Log, LogError, Millis, NewRecord, NextOffset, TopicPartition,
+    TopicSpec, Transactions, Watermarks,
+};
+
+/// How to reach Kafka and how to write to it.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// `HOST:PORT,…`.
+    pub brokers: String,
+    /// Compression of record batches: `none`, `lz4`, `zstd`, `snappy` or `gzip`.
+    pub compression: String,
+    /// How long a record waits for others to the same partition, in milliseconds.
+    pub linger_ms: u32,
+    /// Bytes of one record batch at most.
+    pub batch_bytes: u32,
+    /// Bytes of one produce request at most; below the brokers' `message.max.bytes`.
+    pub max_message_bytes: u32,
+    /// Bytes buffered by the producer at most.
+    pub buffer_bytes: u64,
+    /// After this time an unanswered record fails, in milliseconds.
+    pub delivery_timeout_ms: u32,
+    /// After this time an open transaction is aborted by the broker, in milliseconds.
+    pub transaction_timeout_ms: u32,
+    /// After this silence a group member is taken for dead, in milliseconds.
+    pub session_timeout_ms: u32,
+    /// librdkafka properties passed through as they are: TLS, SASL, client id.
+    pub properties: BTreeMap<String, String>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            brokers: "localhost:9092".into(),
+            compression: "lz4".into(),
+            linger_ms: 5,
+            batch_bytes: 1 << 20,
+            max_message_bytes: 1_000_000,
+            buffer_bytes: 256 << 20,
+            delivery_timeout_ms: 30_000,
+            transaction_timeout_ms: 60_000,
+            session_timeout_ms: 10_000,
+            properties: BTreeMap::new(),
+        }
+    }
+}
+
+/// Client of one Kafka cluster.
+pub struct KafkaLog {
+    config: Config,
+    producer: KafkaProducer,
+    /// Asks for metadata, watermarks and times; belongs to no group.
+    inspector: Arc<BaseConsumer>,
+    admin: AdminClient<DefaultClientContext>,
+    partitions: Mutex<HashMap<String, (u32, Instant)>>,
+}
+
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+const METADATA_AGE: Duration = Duration::from_secs(30);
+
+impl KafkaLog {
+    /// Creates the clients; the cluster is first spoken to by the first call.
+    ///
+    /// # Errors
+    /// [`LogError::Fatal`] for properties that librdkafka refuses.
+    pub fn new(config: Config) -> Result<Arc<Self>, LogError> {
+        let base = base_config(&config);
+        let fatal = |error: rdkafka::error::KafkaError| LogError::Fatal(format!("Kafka client: {error}"));
+        let mut inspecting = base.clone();
+        inspecting.set("group.id", "infertrace-inspector").set("enable.auto.commit", "false");
+        Ok(Arc::new(Self {
+            producer: KafkaProducer::new(&producer_config(&config))?,
+            inspector: Arc::new(inspecting.create().map_err(fatal)?),
+            admin: base.create().map_err(fatal)?,
+            partitions: Mutex::new(HashMap::new()),
+            config,
+        }))
+    }
+
+    /// Waits for appends in flight.
+    ///
+    /// # Errors
+    /// [`LogError::Unavailable`] when some are not answered in time.
+    pub fn flush(&self, timeout: Duration) -> Result<(), LogError> {
+        self.producer.flush(timeout)
+    }
+
+    async fn inspect<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&BaseConsumer) -> Result<T, LogError> + Send + 'static,
+    ) -> Result<T, LogError> {
+        let inspector = self.inspector.clone();
+        tokio::task::spawn_blocking(move || call(&inspector))
+            .await
+            .map_err(|error| LogError::Fatal(format!("inspection panicked: {error}")))?
+    }
+
+    async fn fetch_partitions(&self, topic: &str) -> Result<u32, LogError> {
+        let name = topic.to_owned();
+        self.inspect(move |inspector| {
+            let metadata = inspector
+                .fetch_metadata(Some(&name), CALL_TIMEOUT)
+                .map_err(|error| errors::classify(&error))?;
+            let found = metadata.topics().iter().find(|found| found.name() == name);
+            match found {
+                Some(found) if found.error().is_none() && !found.partitions().is_empty() => {
+                    Ok(found.partitions().len() as u32)
+                }
+                _ => Err(LogError::UnknownTopicPartition(TopicPartition::new(name, 0))),
+            }
+        })
+        .await
+    }
+
+    /// Waits until created topics are known to the brokers.
+    async fn await_topics(&self, specs: &[TopicSpec]) -> Result<(), LogError> {
+        let deadline = Instant::now() + CALL_TIMEOUT;
+        for spec in specs {
+            while let Err(error) = self.fetch_partitions(&spec.name).await {
+                if Instant::now() > deadline {
+                    return Err(error);
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn base_config(config: &Config) -> ClientConfig {
+    let mut base = ClientConfig::new();
+    base.set("bootstrap.servers", &config.brokers)
+        .set("client.id", "infertrace")
+        .set("socket.nagle.disable", "true")
+        .set("reconnect.backoff.max.ms", "2000");
+    for (key, value) in &config.properties {
+        base.set(key, value);
+    }
+    base
+}
+
+fn producer_config(config: &Config) -> ClientConfig {
+    let mut producer = base_config(config);
+    producer
+        .set("enable.idempotence", "true")
+        .set("acks", "all")
+        .set("compression.codec", &config.compression)
+        .set("linger.ms", config.linger_ms.to_string())
+        .set("batch.size", config.batch_bytes.to_string())
+        .set("batch.num.messages", "100000")
+        .set("message.max.bytes", config.max_message_bytes.to_string())
+        .set("queue.buffering.max.kbytes", (config.buffer_bytes >> 10).max(1).to_string())
+        .set("queue.buffering.max.messages", "1000000")
+        .set("delivery.timeout.ms", config.delivery_timeout_ms.to_string());
+    producer
+}
+
+fn consumer_config(config: &Config, options: &ConsumerOptions) -> ClientConfig {
+    let mut consumer = base_config(config);
+    consumer
+        .set("group.id", options.group.as_deref().unwrap_or("infertrace-unassigned"))
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("auto.offset.reset", "error")
+        .set("partition.assignment.strategy", "cooperative-sticky")
+        .set("isolation.level", if options.read_committed { "read_committed" } else { "read_uncommitted" })
+        .set("session.timeout.ms", config.session_timeout_ms.to_string())
+        .set("fetch.wait.max.ms", "100")
+        .set("fetch.error.backoff.ms", "50")
+        .set("fetch.message.max.bytes", (8 << 20).to_string())
+        .set("queued.min.messages", "1000")
+        .set(
+            "queued.max.messages.kbytes",
+            (options.max_buffered_bytes >> 10).clamp(64, 2_097_151).to_string(),
+        );
+    consumer
+}
+
+/// Partitions with the offsets to seek, commit or assign.
+fn to_list(positions: &[(TopicPartition, NextOffset)]) -> Result<TopicPartitionList, LogError> {
+    let mut list = TopicPartitionList::with_capacity(positions.len());
+    for (at, position) in positions {
+        let partition =
+            i32::try_from(at.partition).map_err(|_| LogError::UnknownTopicPartition(at.clone()))?;
+        let offset = i64::try_from(position.0)
+            .map_err(|_| LogError::Fatal(format!("offset {} of {at} is out of range", position.0)))?;
+        list.add_partition_offset(&at.topic, partition, KafkaOffset::Offset(offset))
+            .map_err(|error| errors::classify(&error))?;
+    }
+    Ok(list)
+}
+
+fn unknown_or(at: &TopicPartition, error: &rdkafka::error::KafkaError) -> LogError {
+    match error.rdkafka_error_code() {
+        Some(
+            RDKafkaErrorCode::UnknownTopicOrPartition
+            | RDKafkaErrorCode::UnknownPartition
+            | RDKafkaErrorCode::UnknownTopic,
+        ) => LogError::UnknownTopicPartition(at.clone()),
+        _ => errors::classify(error),
+    }
+}
+
+#[async_trait]
+impl Log for KafkaLog {
+    async fn create_topics(&self, specs: &[TopicSpec]) -> Result<(), LogError> {
+        let retention: Vec<String> = specs
+            .iter()
+            .map(|spec| spec.retention.map_or_else(|| "-1".to_owned(), |age| age.as_millis().to_string()))
+            .collect();
+        let topics: Vec<NewTopic<'_>> = specs
+            .iter()
+            .zip(&retention)
+            .map(|(spec, retention)| {
+                let replication = TopicReplication::Fixed(i32::from(spec.replication));
+                NewTopic::new(&spec.name, spec.partitions as i32, replication)
+                    .set("cleanup.policy", if spec.compacted { "compact" } else { "delete" })
+                    .set("retention.ms", retention)
+            })
+            .collect();
+        let options = AdminOptions::new().operation_timeout(Some(CALL_TIMEOUT));
+        let created =
+            self.admin.create_topics(&topics, &options).await.map_err(|error| errors::classify(&error))?;
+        for outcome in created {
+            match outcome {
+                Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+                Err((topic, code)) => {
+                    return Err(errors::classify_code(code, &format!("cannot create topic {topic}: {code}")));
+                }
+            }
+        }
+        self.await_topics(specs).await
+    }
+
+    async fn partitions(&self, topic: &str) -> Result<u32, LogError> {
+        if let Some((partitions, read_at)) = self.partitions.lock().get(topic)
+            && read_at.elapsed() < METADATA_AGE
+        {
+            return Ok(*partitions);
+        }
+        let partitions = self.fetch_partitions(topic).await?;
+        self.partitions.lock().insert(topic.to_owned(), (partitions, Instant::now()));
+        Ok(partitions)
+    }
+
+    fn append(&self, record: NewRecord) -> Result<Delivery, LogError> {
+        self.producer.append(record)
+    }
+
+    async fn transactions(&self, transactional_id: &str) -> Result<Box<dyn Transactions>, LogError> {
+        let mut config = producer_config(&self.config);
+        // A transaction must be over before the broker gives it up.
+        let timeout = Duration::from_millis(u64::from(self.config.transaction_timeout_ms));
+        config
+            .set("transaction.timeout.ms", self.config.transaction_timeout_ms.to_string())
+            .set("delivery.timeout.ms", (self.config.transaction_timeout_ms / 2).max(1_000).to_string())
+            .set("linger.ms", "0");
+        Ok(Box::new(KafkaTransactions::start(config, transactional_id, timeout / 2).await?))
+    }
+
+    async fn consumer(&self, options: ConsumerOptions) -> Result<Box<dyn Consumer>, LogError> {
+        for topic in options.topics.iter().chain(options.assign.iter().map(|(at, _)| &at.topic)) {
+            self.partitions(topic).await?;
+        }
+        Ok(Box::new(KafkaConsumer::start(consumer_config(&self.config, &options), options).await?))
+    }
+
+    async fn watermarks(&self, at: &TopicPartition) -> Result<Watermarks, LogError> {
+        let at = at.clone();
+        self.inspect(move |inspector| {
+            let (low, high) = inspector
+                .fetch_watermarks(&at.topic, at.partition as i32, CALL_TIMEOUT)
+                .map_err(|error| unknown_or(&at, &error))?;
+            Ok(Watermarks { low: NextOffset(low.max(0) as u64), high: NextOffset(high.max(0) as u64) })
+        })
+        .await
+    }
+
+    async fn position_at(&self, at: &TopicPartition, time: Millis) -> Result<NextOffset, LogError> {
+        let at = at.clone();
+        self.inspect(move |inspector| {
+            let mut times = TopicPartitionList::new();
+            times
+                .add_partition_offset(&at.topic, at.partition as i32, KafkaOffset::Offset(time.0.max(0)))
+                .map_err(|error| errors::classify(&error))?;
+            let found =
+                inspector.offsets_for_times(times, CALL_TIMEOUT).map_err(|error| unknown_or(&at, &error))?;
+            match found.find_partition(&at.topic, at.partition as i32).map(|element| element.offset()) {
+                Some(KafkaOffset::Offset(offset)) if offset >= 0 => Ok(NextOffset(offset as u64)),
+                _ => {
+                    let (_, high) = inspector
+                        .fetch_watermarks(&at.topic, at.partition as i32, CALL_TIMEOUT)
+                        .map_err(|error| unknown_or(&at, &error))?;
+                    Ok(NextOffset(high.max(0) as u64))
+                }
+            }
+        })
+        .await
+    }
+
+    async fn committed(&self, group: &str, at: &TopicPartition) -> Result<Option<NextOffset>, LogError> {
+        let mut config = base_config(&self.config);
+        config.set("group.id", group).set("enable.auto.commit", "false");
+        let at = at.clone();
+        tokio::task::spawn_blocking(move || {
+            let member: BaseConsumer = config.create().map_err(|error| errors::classify(&error))?;
+            let asked = to_list(&[(at.clone(), NextOffset(0))])?;
+            let found =
+                member.committed_offsets(asked, CALL_TIMEOUT).map_err(|error| unknown_or(&at, &error))?;
+            Ok(match found.find_partition(&at.topic, at.partition as i32).map(|element| element.offset()) {
+                Some(KafkaOffset::Offset(offset)) if offset >= 0 => Some(NextOffset(offset as u64)),
+                _ => None,
+            })
+        })
+        .await
+        .map_err(|error| LogError::Fatal(format!("inspection panicked: {error}")))?
+    }
+
+    async fn ready(&self) -> Result<(), LogError> {
+        self.inspect(|inspector| {
+            let metadata = inspector
+                .fetch_metadata(None, Duration::from_secs(2))
+                .map_err(|error| errors::classify(&error))?;
+            if metadata.brokers().is_empty() {
+                return Err(LogError::Unavailable("no broker answers".into()));
+            }
+            Ok(())
+        })
+        .await
+    }
+}

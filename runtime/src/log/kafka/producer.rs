@@ -1,0 +1,105 @@
+//! Appends to Kafka: one idempotent producer, `acks=all`; the delivery report answers the caller.
+
+use std::{sync::Arc, time::Duration};
+
+use rdkafka::{
+    ClientConfig, ClientContext, Message,
+    message::{DeliveryResult, Header, OwnedHeaders},
+    producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer},
+    types::RDKafkaErrorCode,
+};
+use tokio::sync::oneshot;
+
+use super::errors::classify_code;
+use crate::log::{Delivery, LogError, NewRecord, Offset};
+
+type Report = oneshot::Sender<Result<Offset, LogError>>;
+
+/// Hands each delivery report to the append that waits for it.
+pub(super) struct Reports;
+
+impl ClientContext for Reports {}
+
+impl ProducerContext for Reports {
+    type DeliveryOpaque = Box<Report>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, report: Box<Report>) {
+        let outcome = match result {
+            Ok(message) => Ok(Offset(u64::try_from(message.offset()).unwrap_or_default())),
+            Err((error, message)) => {
+                let text = format!("delivery to {}/{}: {error}", message.topic(), message.partition());
+                Err(match error.rdkafka_error_code() {
+                    Some(RDKafkaErrorCode::MessageSizeTooLarge) => {
+                        LogError::TooLarge { topic: message.topic().into(), size: message.payload_len() }
+                    }
+                    Some(code) => classify_code(code, &text),
+                    None => LogError::Fatal(text),
+                })
+            }
+        };
+        // A caller that went away has no use for the report.
+        let _ = report.send(outcome);
+    }
+}
+
+/// The producer of plain appends.
+#[derive(Clone)]
+pub(super) struct KafkaProducer(Arc<ThreadedProducer<Reports>>);
+
+impl KafkaProducer {
+    pub(super) fn new(config: &ClientConfig) -> Result<Self, LogError> {
+        config
+            .create_with_context(Reports)
+            .map(|producer| Self(Arc::new(producer)))
+            .map_err(|error| LogError::Fatal(format!("cannot create the producer: {error}")))
+    }
+
+    pub(super) fn append(&self, record: NewRecord) -> Result<Delivery, LogError> {
+        let (report, outcome) = oneshot::channel();
+        send(&record, Box::new(report), |base| self.0.send(base).map_err(|(error, _)| error))?;
+        Ok(Box::pin(async move {
+            outcome.await.unwrap_or_else(|_| Err(LogError::Unavailable("the producer stopped".into())))
+        }))
+    }
+
+    /// Waits for what is in flight.
+    pub(super) fn flush(&self, timeout: Duration) -> Result<(), LogError> {
+        self.0.flush(timeout).map_err(|error| super::errors::classify(&error))
+    }
+}
+
+/// Builds the base record of `record` and hands it to `produce`.
+pub(super) fn send<'a, D: rdkafka::util::IntoOpaque>(
+    record: &'a NewRecord,
+    opaque: D,
+    produce: impl FnOnce(BaseRecord<'a, [u8], [u8], D>) -> Result<(), rdkafka::error::KafkaError>,
+) -> Result<(), LogError> {
+    let partition =
+        i32::try_from(record.to.partition).map_err(|_| LogError::UnknownTopicPartition(record.to.clone()))?;
+    let mut base = BaseRecord::with_opaque_to(&record.to.topic, opaque)
+        .partition(partition)
+        .timestamp(record.timestamp.0);
+    if let Some(key) = &record.key {
+        base = base.key(key.as_ref());
+    }
+    if let Some(payload) = &record.payload {
+        base = base.payload(payload.as_ref());
+    }
+    if !record.headers.is_empty() {
+        let mut headers = OwnedHeaders::new_with_capacity(record.headers.len());
+        for (key, value) in &record.headers {
+            headers = headers.insert(Header { key, value: Some(value.as_ref()) });
+        }
+        base = base.headers(headers);
+    }
+    produce(base).map_err(|error| match error.rdkafka_error_code() {
+        Some(RDKafkaErrorCode::MessageSizeTooLarge) => LogError::TooLarge {
+            topic: record.to.topic.clone(),
+            size: record.payload.as_ref().map_or(0, bytes::Bytes::len),
+        },
+        Some(RDKafkaErrorCode::UnknownPartition | RDKafkaErrorCode::UnknownTopic) => {
+            LogError::UnknownTopicPartition(record.to.clone())
+        }
+        _ => super::errors::classify(&error),
+    })
+}
