@@ -40,7 +40,7 @@ impl Tier {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Hot => "hot",
-            Self::Lake => "lake",
+            Self::Lake => "cold",
         }
     }
 }

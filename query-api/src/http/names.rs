@@ -96,7 +96,7 @@ async fn answer(
     let mut answer = Map::new();
     answer.insert(key.to_owned(), listed.into());
     answer.insert("counted_window_ms".to_owned(), app.config.hot.window_ms.into());
-    answer.insert("partial".to_owned(), json!(problems));
+    answer.insert("unread".to_owned(), json!(problems));
     answer.insert("truncated".to_owned(), (unlisted > 0).into());
     let body = Json::Object(answer).to_string().into_bytes();
     Ok(respond::json(headers, body, app.config.limits.max_response_bytes).await)
@@ -110,7 +110,7 @@ fn entry_json(key: &str, name: &str, entry: &Entry) -> Json {
         out.insert("operations".to_owned(), operations.collect());
         out.insert("operations_truncated".to_owned(), (entry.operations.len() > MOST_OPERATIONS).into());
     }
-    let tiers = [(entry.hot, "hot"), (entry.lake, "lake")];
+    let tiers = [(entry.hot, "hot"), (entry.lake, "cold")];
     out.insert(
         "tiers".to_owned(),
         tiers.iter().filter(|(is_there, _)| *is_there).map(|(_, tier)| *tier).collect(),

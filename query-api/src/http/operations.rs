@@ -80,7 +80,7 @@ pub(super) async fn status(
         let ends =
             state.ends.iter().map(|(partition, end)| json!({"partition": partition, "next_offset": end}));
         tiers.insert(
-            "lake".to_owned(),
+            "cold".to_owned(),
             json!({
                 "files": state.files.len(),
                 "spans": state.rows,

@@ -39,10 +39,20 @@ pub(super) async fn search(
         traces.push(Json::Object(summary));
     }
     let next = page.next.map(|next| next.encode(fingerprint));
+    let mut warnings = render::warnings(&page.problems);
+    if page.truncated {
+        warnings.push(
+            "the search ran out of time before it saw everything; follow next_cursor or narrow it".to_owned(),
+        );
+    }
+    if lowered {
+        warnings.push(format!("limit was lowered to {limit}, the most traces a page"));
+    }
     let mut answer = json!({
         "traces": traces,
         "next_cursor": next,
         "partial": page.problems,
+        "warnings": warnings,
         "truncated": page.truncated || lowered,
     });
     if lowered {

@@ -31,7 +31,7 @@ pub struct LakeFile {
 /// Something that could not be read; part of every answer it may touch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Problem {
-    /// Tier: `hot` or `lake`.
+    /// Tier: `hot` or `cold`.
     pub tier: &'static str,
     /// File, or range of offsets.
     pub what: String,
@@ -42,7 +42,7 @@ pub struct Problem {
 impl Problem {
     /// Trouble with one file or range of the lake.
     pub(crate) fn lake(what: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self { tier: "lake", what: what.into(), detail: detail.into() }
+        Self { tier: "cold", what: what.into(), detail: detail.into() }
     }
 
     /// Trouble with the hot tier.

@@ -108,9 +108,11 @@ impl SpanFilters {
         name::ALL.iter().filter(is_used).copied().collect()
     }
 
-    /// A number that differs for other filters, to recognise a cursor of another search.
+    /// A number that differs for other filters, to recognise a cursor of another search. The time range is
+    /// left out: a page that follows "the last hour" is asked for a little later than the first.
     #[must_use]
     pub fn fingerprint(&self) -> u64 {
-        xxh3_64(format!("{self:?}").as_bytes())
+        let timeless = Self { start_ns: None, end_ns: None, ..self.clone() };
+        xxh3_64(format!("{timeless:?}").as_bytes())
     }
 }

@@ -37,6 +37,15 @@ fn incomplete_reasons(trace: &Assembled, problems: &[Problem]) -> Vec<&'static s
     reasons
 }
 
+/// What could not be read, in words.
+#[must_use]
+pub fn warnings(problems: &[Problem]) -> Vec<String> {
+    problems
+        .iter()
+        .map(|problem| format!("{} tier, {}: {}", problem.tier, problem.what, problem.detail))
+        .collect()
+}
+
 /// The fields by which a trace is listed.
 #[must_use]
 pub fn summary(
@@ -88,23 +97,22 @@ pub fn summary(
     });
     put("stages", stages.collect());
     let tokens = &analysis.tokens;
-    let mut counts = Map::new();
-    for (key, value) in [("input", tokens.input), ("output", tokens.output), ("cached", tokens.cached)] {
+    let ttft = analysis.ttft.as_ref();
+    let numbers = [
+        ("input_tokens", tokens.input),
+        ("output_tokens", tokens.output),
+        ("cached_tokens", tokens.cached),
+        ("ttft_nano", ttft.map(|ttft| ttft.ttft_ns)),
+        ("ttft_queue_nano", ttft.and_then(|ttft| ttft.queue_ns)),
+        ("ttft_prefill_nano", ttft.and_then(|ttft| ttft.prefill_ns)),
+    ];
+    for (key, value) in numbers {
         if let Some(value) = value {
-            counts.insert(key.to_owned(), value.to_string().into());
+            put(key, value.to_string().into());
         }
     }
-    put("token_counts", counts.into());
-    if let Some(ttft) = &analysis.ttft {
-        let mut first = Map::new();
-        first.insert("time_nano".to_owned(), ttft.ttft_ns.to_string().into());
-        first.insert("measured".to_owned(), ttft.measured.into());
-        for (key, value) in [("queue_nano", ttft.queue_ns), ("prefill_nano", ttft.prefill_ns)] {
-            if let Some(value) = value {
-                first.insert(key.to_owned(), value.to_string().into());
-            }
-        }
-        put("first_token", first.into());
+    if let Some(ttft) = ttft {
+        put("ttft_measured", ttft.measured.into());
     }
     put("parallelism", json!(analysis.parallelism));
     put("complete", is_complete(trace, problems).into());
@@ -163,6 +171,7 @@ pub fn trace(
     head.insert("clock_shifts".to_owned(), shifts.collect());
     head.insert("cost".to_owned(), no_cost());
     head.insert("partial".to_owned(), json!(problems));
+    head.insert("warnings".to_owned(), warnings(problems).into());
     head.insert("truncated".to_owned(), (trace.dropped > 0).into());
     head.insert("dropped_spans".to_owned(), trace.dropped.into());
     // The head as an object without its closing brace, then the spans one by one.

@@ -1,0 +1,119 @@
+//! What the tests and the benchmark share: spans, a log in memory, a writer of lakes, a client.
+#![allow(dead_code, missing_docs, clippy::unwrap_used, unreachable_pub)]
+
+pub mod client;
+pub mod lake;
+pub mod log;
+pub mod schema;
+pub mod spans;
+
+use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
+
+use infertrace_query::{Check, Config, Deps, LakeSource, build};
+use infertrace_runtime::{
+    clock::{Clock, ManualClock},
+    log::Log,
+};
+use infertrace_schemas::lake::LakeRoot;
+use object_store::ObjectStore;
+use prometheus_client::registry::Registry;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// A time for tests: 2026-03-01T00:00:00Z.
+pub const NOW_NS: i64 = 1_772_323_200_000_000_000;
+
+/// A running service.
+pub struct Server {
+    pub address: SocketAddr,
+    pub clock: ManualClock,
+    stop: CancellationToken,
+    task: JoinHandle<Result<(), infertrace_query::Error>>,
+}
+
+/// What to start a service over.
+#[derive(Clone, Default)]
+pub struct Setup {
+    pub log: Option<Arc<log::MemoryLog>>,
+    pub store: Option<Arc<dyn ObjectStore>>,
+    pub config: Config,
+    pub not_ready: Option<String>,
+}
+
+impl Setup {
+    pub async fn start(mut self) -> Server {
+        self.config.listen = "127.0.0.1:0".parse().unwrap();
+        self.config.hot.publish_interval_ms = 5;
+        self.config.lake.refresh_interval_ms = 20;
+        let clock = ManualClock::new(NOW_NS);
+        let mut registry = Registry::with_prefix("infertrace");
+        let not_ready = self.not_ready.clone();
+        let deps = Deps {
+            log: self.log.clone().map(|log| log as Arc<dyn Log>),
+            lake: self.store.clone().map(|store| LakeSource { store, root: LakeRoot::new(lake::ROOT) }),
+            clock: Arc::new(clock.clone()) as Arc<dyn Clock>,
+            metrics: &mut registry,
+            exposition: Arc::new(|| "# EOF\n".to_owned()),
+            readiness: Arc::new(move || {
+                let detail = not_ready.clone();
+                Box::pin(async move {
+                    vec![Check { name: "log".to_owned(), ok: detail.is_none(), required: true, detail }]
+                })
+            }),
+        };
+        let service = build(self.config.clone(), deps).await.unwrap();
+        let address = service.local_addr().unwrap();
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(service.run(stop.clone()));
+        let server = Server { address, clock, stop, task };
+        if let Some(log) = &self.log {
+            server.has_read(log).await;
+        }
+        if self.store.is_some() {
+            until("the lake is listed", || async {
+                let status = server.get("/api/v1/status").await.json();
+                status["tiers"]["cold"]["error"].is_null()
+            })
+            .await;
+        }
+        server
+    }
+}
+
+impl Server {
+    pub async fn get(&self, path: &str) -> client::Answer {
+        client::get(self.address, path, &[]).await
+    }
+
+    pub async fn get_with(&self, path: &str, headers: &[(&str, &str)]) -> client::Answer {
+        client::get(self.address, path, headers).await
+    }
+
+    /// Waits until everything in the log is visible.
+    pub async fn has_read(&self, log: &log::MemoryLog) {
+        let ends = log.ends();
+        until("the hot tier has read the log", || async {
+            let status = self.get("/api/v1/status").await.json();
+            let partitions = status["tiers"]["hot"]["partitions"].as_array().cloned().unwrap_or_default();
+            ends.iter().enumerate().all(|(partition, end)| {
+                partitions.iter().any(|known| known["partition"] == partition && known["next_offset"] == *end)
+            })
+        })
+        .await;
+    }
+
+    pub async fn stop(self) {
+        self.stop.cancel();
+        self.task.await.unwrap().unwrap();
+    }
+}
+
+/// Asks again until it holds; fails after ten seconds.
+pub async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
+    let asked = async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(3)).await;
+        }
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(10), asked).await.is_ok(), "never: {what}");
+}
