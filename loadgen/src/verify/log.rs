@@ -33,6 +33,7 @@ pub(super) async fn open(args: &Args) -> anyhow::Result<Arc<dyn Log>> {
             Ok(KafkaLog::new(config)?)
         }
         (None, Some(folder)) => {
+            ensure!(folder.join("log").is_dir(), "there is no log in {}", folder.display());
             let config = embedded::Config { dir: folder.clone(), ..embedded::Config::default() };
             Ok(EmbeddedLog::open(config)?)
         }
