@@ -61,7 +61,7 @@ pub struct Args {
     /// Seconds to send for
     #[arg(long, default_value_t = 10.0)]
     pub duration: f64,
-    /// Spans to send instead (rounded up to whole requests); ends earlier than --duration if that is given too
+    /// Spans to send (rounded up to whole requests), however long it takes; --duration does not count then
     #[arg(long)]
     pub count: Option<u64>,
     /// Spans a second to aim at (open loop); without it the next request leaves when one is answered
