@@ -158,7 +158,7 @@ pub(crate) fn synthetic(rps: Option<f64>, seed: u64) -> anyhow::Result<Source> {
     let arrivals = std::iter::repeat_with(move || {
         let wave = 1.0 + 0.35 * (at_s / 900.0 * std::f64::consts::TAU).sin();
         let bursting = at_s < burst_until;
-        at_s += exponential(&mut random) / (rps * wave * if bursting { 2.2 } else { 0.93 });
+        at_s += exponential(&mut random) / (rps * wave * if bursting { 2.2 } else { 0.89 });
         if !bursting && random.random_bool((0.012 / rps).min(1.0)) {
             burst_until = at_s + 2.0 + 6.0 * exponential(&mut random);
         }

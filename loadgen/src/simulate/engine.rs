@@ -33,7 +33,6 @@ pub(crate) struct Sequence {
 /// One prefill step's share of a prompt.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Chunk {
-    pub(crate) from_ns: i64,
     pub(crate) to_ns: i64,
     pub(crate) tokens: u32,
 }
@@ -91,7 +90,6 @@ pub(crate) struct Engine {
     block_tokens: u32,
     /// Prefill tokens of each running sequence in the step under way.
     plan: Vec<u32>,
-    step_from_ns: i64,
     pub(crate) stepping: bool,
 }
 
@@ -106,7 +104,6 @@ impl Engine {
             work_ns: 0.0,
             block_tokens,
             plan: Vec::new(),
-            step_from_ns: 0,
             stepping: false,
         }
     }
@@ -155,7 +152,6 @@ impl Engine {
         let intensity = fill.max(f64::from(prefill_tokens) / f64::from(deployment.max_batched_tokens));
         self.busy_ns += nanos;
         self.work_ns += nanos as f64 * intensity.min(1.0);
-        self.step_from_ns = now;
         self.stepping = true;
         Some(now + nanos + conditions.gap_ns)
     }
@@ -186,13 +182,12 @@ impl Engine {
     /// Ends the step at `now`; returns the sequences that are done.
     pub(crate) fn finish_step(&mut self, deployment: &Deployment, now: i64) -> Vec<Sequence> {
         let batch = self.running.len() as u32;
-        let from_ns = self.step_from_ns;
         let mut preempt = 0;
         for (sequence, &tokens) in self.running.iter_mut().zip(&self.plan) {
             if sequence.prefill_left > 0 {
                 sequence.prefill_left -= tokens;
                 if tokens > 0 && sequence.generated == 0 {
-                    sequence.chunks.push(Chunk { from_ns, to_ns: now, tokens });
+                    sequence.chunks.push(Chunk { to_ns: now, tokens });
                 }
                 if sequence.prefill_left > 0 {
                     continue;

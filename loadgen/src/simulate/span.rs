@@ -104,7 +104,11 @@ impl SimTrace {
         let origins: Vec<_> = self
             .processes
             .iter()
-            .map(|process| batch.origin(&values(&process.attributes), SCOPE, env!("CARGO_PKG_VERSION")))
+            .enumerate()
+            .map(|(index, process)| {
+                let attributes = if self.reports(index) { values(&process.attributes) } else { Vec::new() };
+                batch.origin(&attributes, SCOPE, env!("CARGO_PKG_VERSION"))
+            })
             .collect();
         for span in &self.spans {
             let mut writer = batch
@@ -141,6 +145,11 @@ impl SimTrace {
             }
             drop(writer);
         }
+    }
+
+    /// Whether any span is of this process.
+    fn reports(&self, process: usize) -> bool {
+        self.spans.iter().any(|span| span.process == process)
     }
 
     fn inference(&self, span: &SimSpan) -> Option<Inference<'_>> {
@@ -203,6 +212,9 @@ impl SimTrace {
     /// Appends the spans as OTLP `ResourceSpans` fields of an `ExportTraceServiceRequest`.
     pub(crate) fn write_otlp(&self, request: &mut Vec<u8>) {
         for (index, process) in self.processes.iter().enumerate() {
+            if !self.reports(index) {
+                continue;
+            }
             let mut scope = Vec::new();
             put_bytes_field(&mut scope, 1, SCOPE.as_bytes());
             put_bytes_field(&mut scope, 2, env!("CARGO_PKG_VERSION").as_bytes());

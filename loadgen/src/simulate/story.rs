@@ -1,4 +1,4 @@
-//! A finished request told as a trace: 12 to 15 spans from the API gateway to the answer (4 when refused).
+//! A finished request told as a trace: 12 to 15 spans from the API gateway to the answer (5 when refused).
 //!
 //! Invariants: every span lies within its parent; siblings are in order; ids follow from the seed and the
 //! request's number.
@@ -18,8 +18,8 @@ const GATEWAY: usize = 0;
 const PREPROCESSOR: usize = 1;
 const POSTPROCESSOR: usize = 2;
 const SERVER: usize = 3;
-/// Chunks of a long prompt's prefill that get spans of their own.
-const MAX_CHUNK_SPANS: usize = 3;
+/// Chunks of a long prompt's prefill that become events.
+const MAX_CHUNK_EVENTS: usize = 8;
 
 /// What the story needs beside the request.
 #[derive(Clone, Copy, Debug)]
@@ -363,18 +363,14 @@ impl Story<'_> {
             ("app.prefill.chunks", Attr::Int(sequence.chunks.len() as i64)),
             ("gen_ai.usage.input_tokens", Attr::Int(i64::from(sequence.prompt_tokens))),
         ];
+        let zero = self.zero;
         let times = (from, sequence.first_token_ns);
         let span = self.add(Some(server), SERVER, "prefill", SpanKind::Internal, times, attributes);
         span.on_gpu = true;
         span.stage = Some(Stage { name: "prefill", kv_usage: Some(sequence.kv_usage), ..Stage::default() });
-        let prefill = span.span_id;
-        if sequence.chunks.len() < 2 {
-            return;
-        }
-        for chunk in sequence.chunks.iter().take(MAX_CHUNK_SPANS) {
-            let times = (chunk.from_ns.max(from), chunk.to_ns.min(sequence.first_token_ns));
-            let attributes = vec![("app.prefill.tokens", Attr::Int(i64::from(chunk.tokens)))];
-            self.add(Some(prefill), SERVER, "prefill_chunk", SpanKind::Internal, times, attributes);
+        for chunk in sequence.chunks.iter().take(MAX_CHUNK_EVENTS) {
+            let tokens = vec![("app.prefill.tokens", Attr::Int(i64::from(chunk.tokens)))];
+            span.events.push((zero + chunk.to_ns.clamp(times.0, times.1), "prefill_chunk", tokens));
         }
     }
 
