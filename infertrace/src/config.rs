@@ -1,0 +1,114 @@
+//! The one configuration of every role, and its layers.
+
+use std::path::PathBuf;
+
+use infertrace_runtime::{
+    config::{self, ConfigError},
+    log::{embedded, kafka},
+    telemetry::LogFormat,
+};
+use serde::{Deserialize, Serialize};
+
+/// Every key, with its default and what it means: what `infertrace config print --defaults` shows.
+pub(crate) const DEFAULTS: &str = include_str!("default.toml");
+
+/// What every role reads; `default.toml` documents each key.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Config {
+    /// Folder of the embedded log and, unless `object_store` says otherwise, of the lake.
+    pub(crate) data_dir: PathBuf,
+    /// Where the lake lies; empty for `lake` in `data_dir`.
+    pub(crate) object_store: String,
+    /// Partitions of the spans topic when it is created.
+    pub(crate) partitions: u32,
+    /// Copies of each topic when it is created on Kafka.
+    pub(crate) replication: u16,
+    /// Address of `/healthz`, `/readyz` and `/metrics` for roles without the API; empty for none.
+    pub(crate) ops_addr: String,
+    /// How log lines look.
+    pub(crate) log_format: LogFormat,
+    /// Which log lines are written, as in `RUST_LOG`.
+    pub(crate) log_filter: String,
+    /// Kafka; used when `kafka.brokers` is set.
+    pub(crate) kafka: kafka::Config,
+    /// The embedded log; used otherwise.
+    pub(crate) embedded_log: embedded::Config,
+    /// Ingest gateway.
+    pub(crate) gateway: infertrace_gateway::Config,
+    /// Trace assembly.
+    pub(crate) processor: infertrace_processors::Config,
+    /// Parquet sink.
+    pub(crate) sink: infertrace_sinks::Config,
+    /// Query API and UI.
+    pub(crate) query: infertrace_query::Config,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data_dir: "infertrace-data".into(),
+            object_store: String::new(),
+            partitions: infertrace_schemas::topics::DEFAULT_PARTITIONS,
+            replication: 1,
+            ops_addr: String::new(),
+            log_format: LogFormat::Text,
+            log_filter: "info".into(),
+            kafka: kafka::Config::default(),
+            embedded_log: embedded::Config::default(),
+            gateway: infertrace_gateway::Config::default(),
+            processor: infertrace_processors::Config::default(),
+            sink: infertrace_sinks::Config::default(),
+            query: infertrace_query::Config::default(),
+        }
+    }
+}
+
+impl Config {
+    /// Loads the layers: defaults, `file`, the process environment, `flags`.
+    ///
+    /// # Errors
+    /// [`ConfigError`], which names the file, key or variable.
+    pub(crate) fn load(
+        file: Option<&std::path::Path>,
+        flags: Vec<(&'static str, toml::Value)>,
+    ) -> Result<Self, ConfigError> {
+        let config: Self = config::load(file, std::env::vars(), flags)?;
+        if config.partitions == 0 || config.replication == 0 {
+            return Err(ConfigError::Invalid("partitions and replication must be at least 1".into()));
+        }
+        config.gateway.check().map_err(|error| ConfigError::Invalid(format!("gateway: {error}")))?;
+        config.processor.check().map_err(|error| ConfigError::Invalid(format!("processor: {error}")))?;
+        config.sink.validate().map_err(|error| ConfigError::Invalid(format!("sink: {error}")))?;
+        Ok(config)
+    }
+
+    /// The lake's URL or folder.
+    #[must_use]
+    pub(crate) fn lake(&self) -> String {
+        if self.object_store.is_empty() {
+            self.data_dir.join("lake").display().to_string()
+        } else {
+            self.object_store.clone()
+        }
+    }
+
+    /// Whether the log is a team's Kafka.
+    #[must_use]
+    pub(crate) fn uses_kafka(&self) -> bool {
+        !self.kafka.brokers.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Scenario: the documented defaults. Guarantee: they name every key that exists, no other, with the value it has.
+    #[test]
+    fn documented_defaults_are_the_defaults() {
+        let documented: toml::Table = DEFAULTS.parse().expect("default.toml parses");
+        let actual = toml::Table::try_from(Config::default()).expect("serialises");
+        assert_eq!(documented, actual);
+    }
+}
