@@ -37,7 +37,8 @@ pub enum Compression {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Data directory; segments are kept in its folder `log`.
+    /// Data directory; segments are kept in its folder `log`. Set by the program, not by a key of its own.
+    #[serde(skip)]
     pub dir: PathBuf,
     /// Size at which a segment file is sealed; at most 2 GiB.
     pub segment_bytes: u64,

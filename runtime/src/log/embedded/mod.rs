@@ -30,7 +30,7 @@ mod stats;
 mod transactions;
 mod writer;
 
-use std::{collections::HashMap, path::PathBuf, sync::Arc, thread::JoinHandle, time::Instant};
+use std::{collections::HashMap, fs::File, path::PathBuf, sync::Arc, thread::JoinHandle, time::Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -235,6 +235,14 @@ impl EmbeddedLog {
     /// # Errors
     /// See [`Self::open`].
     pub fn open_with(config: Config, clock: Arc<dyn Clock>) -> Result<Arc<Self>, LogError> {
+        let (shared, active, lock) = Self::recover(config, clock)?;
+        Self::start(shared, active, lock)
+    }
+
+    fn recover(
+        config: Config,
+        clock: Arc<dyn Clock>,
+    ) -> Result<(Arc<Shared>, writer::Active, File), LogError> {
         config.check()?;
         let dir = config.dir.join("log");
         let failed = |error: std::io::Error| disk::io_error("cannot create", &dir, &error);
@@ -253,6 +261,10 @@ impl EmbeddedLog {
             clock,
         });
         let active = recovery::open(&shared)?;
+        Ok((shared, active, lock))
+    }
+
+    fn start(shared: Arc<Shared>, active: writer::Active, lock: File) -> Result<Arc<Self>, LogError> {
         let now = Instant::now();
         let writer = Writer { shared: shared.clone(), active, lock, last_sync: now, last_retention: now };
         let thread = std::thread::Builder::new()
@@ -260,6 +272,14 @@ impl EmbeddedLog {
             .spawn(move || writer.run())
             .map_err(|error| LogError::Fatal(format!("cannot start the log's thread: {error}")))?;
         Ok(Arc::new(Self { shared, writer: Mutex::new(Some(thread)) }))
+    }
+
+    /// Opens with a changed active segment: how tests stand in for a disk that fails.
+    #[cfg(test)]
+    fn open_changed(config: Config, change: impl FnOnce(&mut writer::Active)) -> Result<Arc<Self>, LogError> {
+        let (shared, mut active, lock) = Self::recover(config, Arc::new(SystemClock))?;
+        change(&mut active);
+        Self::start(shared, active, lock)
     }
 
     /// Writes what is queued, syncs, and releases the directory. Blocks; later calls do nothing.

@@ -429,3 +429,77 @@ fn checkpoint(state: &State) -> Vec<NewOp> {
     }
     ops
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::OwnedFd;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::log::{
+        Log, Millis, NewRecord, TopicPartition, TopicSpec,
+        embedded::{Config, EmbeddedLog},
+    };
+
+    fn record(payload: &'static str) -> NewRecord {
+        NewRecord {
+            to: TopicPartition::new("t", 0),
+            key: None,
+            payload: Some(Bytes::from_static(payload.as_bytes())),
+            headers: vec![],
+            timestamp: Millis(0),
+        }
+    }
+
+    /// A log whose active segment's file is replaced by `file` once a topic is there.
+    async fn with_file(config: &Config, file: OwnedFd) -> Arc<EmbeddedLog> {
+        let log = EmbeddedLog::open(config.clone()).unwrap();
+        let spec =
+            TopicSpec { name: "t".into(), partitions: 1, retention: None, compacted: false, replication: 1 };
+        log.create_topics(&[spec]).await.unwrap();
+        log.append(record("before")).unwrap().await.unwrap();
+        log.close();
+        drop(log);
+        let file = Arc::new(File::from(file));
+        EmbeddedLog::open_changed(config.clone(), move |active| active.file = file).unwrap()
+    }
+
+    /// Scenario: the disk refuses a write (here: a file that is open for reading only). Guarantee: the
+    /// append fails as not retriable, a transaction's outcome is called unknown, later appends are refused
+    /// at once, readiness says so, and reading goes on; nothing was retried.
+    #[tokio::test]
+    async fn a_failed_write_stops_the_log() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config { dir: dir.path().to_owned(), reserve_bytes: 0, ..Config::default() };
+        std::fs::write(dir.path().join("other"), "").unwrap();
+        let file = File::open(dir.path().join("other")).unwrap();
+        let log = with_file(&config, file.into()).await;
+        let mut producer = log.transactions("p").await.unwrap();
+        let error = log.append(record("lost")).unwrap().await.unwrap_err();
+        assert!(matches!(&error, LogError::Fatal(_)) && !error.is_retriable(), "{error}");
+        assert!(matches!(log.append(record("refused")).map(drop), Err(LogError::Fatal(_))));
+        assert!(producer.commit(vec![record("refused")], None, &[]).await.is_err());
+        assert!(matches!(log.ready().await, Err(LogError::Fatal(_))));
+        let high = log.watermarks(&TopicPartition::new("t", 0)).await.unwrap().high;
+        assert_eq!(high.0, 1, "the failed record is visible");
+    }
+
+    /// Scenario: writing works but `fdatasync` fails (here: /dev/null, which cannot be synced). Guarantee:
+    /// as above; the kernel may have dropped the pages, so a second sync that succeeds proves nothing.
+    #[tokio::test]
+    async fn a_failed_sync_stops_the_log() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config { dir: dir.path().to_owned(), reserve_bytes: 0, ..Config::default() };
+        // /dev/null takes positioned writes and refuses to be synced.
+        let file = OpenOptions::new().write(true).open("/dev/null").unwrap();
+        assert!(file.sync_data().is_err(), "this system syncs /dev/null");
+        let log = with_file(&config, file.into()).await;
+        let mut producer = log.transactions("p").await.unwrap();
+        let error = producer.commit(vec![record("lost")], None, &[]).await.unwrap_err();
+        assert!(matches!(&error, LogError::Ambiguous(_)), "{error}");
+        assert!(matches!(log.append(record("refused")).map(drop), Err(LogError::Fatal(_))));
+        let high = log.watermarks(&TopicPartition::new("t", 0)).await.unwrap().high;
+        assert_eq!(high.0, 1, "a record that may not be durable is visible");
+    }
+}
