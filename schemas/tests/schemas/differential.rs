@@ -1,0 +1,654 @@
+//! Random spans through the reader, compared with what a plain prost decoder makes of the same bytes.
+
+use infertrace_proto::v1::{self, any_value::Value};
+use infertrace_schemas::{
+    frame::{self, Codec},
+    reader::{Position, SpanReader},
+    record::{encode_packed, encode_share},
+    view::{AttributeValue, SpanView, kind_name, to_otlp_json},
+};
+use proptest::{collection::vec, option, prelude::*};
+use prost::Message;
+use serde_json::{Value as Json, json};
+
+use crate::support::{check_arrays, otlp_attributes, otlp_value, plain_attributes, read_records};
+
+fn any_value() -> impl Strategy<Value = v1::AnyValue> {
+    let leaf = prop_oneof![
+        ".{0,12}".prop_map(|text| Some(Value::StringValue(text))),
+        any::<bool>().prop_map(|flag| Some(Value::BoolValue(flag))),
+        any::<i64>().prop_map(|number| Some(Value::IntValue(number))),
+        any::<f64>().prop_map(|number| Some(Value::DoubleValue(number))),
+        prop_oneof![Just(f64::NAN), Just(f64::INFINITY), Just(f64::NEG_INFINITY), Just(-0.0)]
+            .prop_map(|number| Some(Value::DoubleValue(number))),
+        vec(any::<u8>(), 0..12).prop_map(|bytes| Some(Value::BytesValue(bytes))),
+        Just(None),
+    ]
+    .prop_map(|value| v1::AnyValue { value });
+    leaf.prop_recursive(4, 12, 4, |inner| {
+        prop_oneof![
+            vec(inner.clone(), 0..4).prop_map(|values| v1::AnyValue {
+                value: Some(Value::ArrayValue(v1::ArrayValue { values })),
+            }),
+            vec((".{0,6}", option::of(inner)), 0..4).prop_map(|pairs| v1::AnyValue {
+                value: Some(Value::KvlistValue(v1::KeyValueList { values: key_values(pairs) })),
+            }),
+        ]
+    })
+}
+
+fn key_values(pairs: Vec<(String, Option<v1::AnyValue>)>) -> Vec<v1::KeyValue> {
+    let mut seen = std::collections::HashSet::new();
+    pairs
+        .into_iter()
+        .filter(|(key, _)| seen.insert(key.clone()))
+        .map(|(key, value)| v1::KeyValue { key, value })
+        .collect()
+}
+
+/// Keys that OTLP wants to be unique, and that no row of the mapping knows.
+fn attributes(most: usize) -> impl Strategy<Value = Vec<v1::KeyValue>> {
+    vec(("x.{0,10}", option::weighted(0.95, any_value())), 0..most).prop_map(key_values)
+}
+
+fn event() -> impl Strategy<Value = v1::Event> {
+    (any::<u64>(), ".{0,10}", attributes(4), any::<u32>()).prop_map(
+        |(time_unix_nano, name, attributes, dropped_attributes_count)| v1::Event {
+            time_unix_nano,
+            name,
+            attributes,
+            dropped_attributes_count,
+        },
+    )
+}
+
+fn link() -> impl Strategy<Value = v1::Link> {
+    (vec(any::<u8>(), 0..17), vec(any::<u8>(), 0..9), ".{0,10}", attributes(3), any::<u32>(), any::<u32>())
+        .prop_map(|(trace_id, span_id, trace_state, attributes, dropped_attributes_count, flags)| v1::Link {
+            trace_id,
+            span_id,
+            trace_state,
+            attributes,
+            dropped_attributes_count,
+            flags,
+        })
+}
+
+fn inference() -> impl Strategy<Value = v1::InferenceContext> {
+    let count = || option::of(any::<u32>().prop_map(u64::from));
+    let name = || prop_oneof![Just(String::new()), "[a-z]{1,8}"];
+    let texts = (name(), name(), name(), name(), name(), name(), name());
+    let tokens = (count(), count(), count(), count(), count());
+    let times = (count(), count(), count(), count(), count());
+    let rest = (option::of(any::<u32>()), option::of(any::<u32>()), option::of(any::<bool>()));
+    (texts, tokens, times, rest).prop_map(|(texts, tokens, times, rest)| v1::InferenceContext {
+        model_name: texts.0,
+        model_version: texts.1,
+        framework: texts.2,
+        provider: texts.3,
+        request_id: texts.4,
+        session_id: texts.5,
+        finish_reason: texts.6,
+        input_tokens: tokens.0,
+        output_tokens: tokens.1,
+        cached_tokens: tokens.2,
+        reasoning_tokens: tokens.3,
+        sequence_length: tokens.4,
+        ttft_nanos: times.0,
+        tpot_nanos: times.1,
+        itl_p50_nanos: times.2,
+        itl_p99_nanos: times.3,
+        itl_max_nanos: times.4,
+        batch_size: rest.0,
+        max_batch_size: rest.1,
+        streaming: rest.2,
+    })
+}
+
+fn resources() -> impl Strategy<Value = v1::ResourceMetrics> {
+    let name = || prop_oneof![Just(String::new()), "[A-Z0-9-]{1,8}"];
+    let number = || option::of(-1e9..1e9f64);
+    let gpu = (
+        (name(), name(), name(), name()),
+        (number(), number(), number()),
+        (option::of(any::<u32>()), option::of(any::<u32>()), option::of(any::<u32>())),
+        (option::of(any::<u64>()), option::of(any::<u64>()), option::of(any::<u64>())),
+    )
+        .prop_map(|(texts, numbers, smalls, counts)| v1::GpuMetrics {
+            device_id: texts.0,
+            name: texts.1,
+            instance_type: texts.2,
+            mig_profile: texts.3,
+            utilization_percent: numbers.0,
+            power_watts: numbers.1,
+            temperature_celsius: numbers.2,
+            index: smalls.0,
+            sm_clock_mhz: smalls.1,
+            memory_clock_mhz: smalls.2,
+            memory_used_bytes: counts.0,
+            memory_total_bytes: counts.1,
+            throttle_reasons: counts.2,
+        });
+    let memory = (option::of(any::<u64>()), option::of(any::<u64>()));
+    (option::of(gpu), option::of(number()), option::of(memory)).prop_map(|(gpu, cpu, memory)| {
+        v1::ResourceMetrics {
+            gpu,
+            cpu: cpu.map(|cores_used| v1::CpuMetrics { cores_used }),
+            memory: memory.map(|(heap_bytes, rss_bytes)| v1::MemoryMetrics { heap_bytes, rss_bytes }),
+        }
+    })
+}
+
+fn pipeline() -> impl Strategy<Value = v1::PipelineContext> {
+    let number = || option::of(0.0..1e6f64);
+    (
+        prop_oneof![Just(String::new()), "[a-z]{1,8}"],
+        (option::of(any::<u32>()), option::of(any::<u32>()), option::of(any::<bool>())),
+        (number(), number(), number(), number()),
+    )
+        .prop_map(|(stage, rest, numbers)| v1::PipelineContext {
+            stage,
+            queue_depth: rest.0,
+            preemptions: rest.1,
+            cache_hit: rest.2,
+            queue_wait_time_ms: numbers.0,
+            batch_fill_ratio: numbers.1,
+            cache_hit_ratio: numbers.2,
+            kv_cache_usage_ratio: numbers.3,
+        })
+}
+
+fn timeline() -> impl Strategy<Value = v1::TokenTimeline> {
+    (
+        vec(any::<u32>(), 0..6),
+        vec(0i64..1_000_000, 0..6),
+        vec(any::<u32>(), 0..6),
+        vec(any::<u32>(), 0..6),
+        vec(any::<u32>(), 0..6),
+        vec(".{0,4}", 0..3),
+    )
+        .prop_map(|(ids, itl, attention_micros, ffn_micros, batch_sizes, texts)| v1::TokenTimeline {
+            ids,
+            generation_micros_delta: itl
+                .iter()
+                .enumerate()
+                .map(|(index, value)| if index < 2 { *value } else { value - itl[index - 1] })
+                .collect(),
+            attention_micros,
+            ffn_micros,
+            batch_sizes,
+            texts,
+        })
+}
+
+fn id<const N: usize>() -> impl Strategy<Value = Vec<u8>> {
+    any::<[u8; N]>().prop_filter_map("an id says something", |id| (id != [0; N]).then(|| id.to_vec()))
+}
+
+fn span() -> impl Strategy<Value = v1::Span> {
+    let identity = (id::<16>(), id::<8>(), prop_oneof![Just(Vec::new()), id::<8>()]);
+    let names = (".{0,12}", ".{0,12}", prop_oneof![Just(String::new()), ".{1,12}"]);
+    let times = (0i64..4_000_000_000_000_000_000, 0i64..4_000_000_000_000_000_000);
+    let status = option::of((prop_oneof![Just(String::new()), ".{1,9}"], 0i32..3));
+    let counts = (any::<u32>(), any::<u32>(), any::<u32>(), any::<u32>(), 0i32..6, 0u32..3);
+    let tags = proptest::collection::hash_map("t.{0,5}", ".{0,5}", 0..3);
+    let parts =
+        (option::of(inference()), option::of(resources()), option::of(pipeline()), option::of(timeline()));
+    let nested = (attributes(10), vec(event(), 0..3), vec(link(), 0..3), tags);
+    (identity, names, times, status, counts, parts, nested).prop_map(
+        |(identity, names, times, status, counts, parts, nested)| v1::Span {
+            trace_id: identity.0,
+            span_id: identity.1,
+            parent_span_id: identity.2,
+            service_name: names.0,
+            operation_name: names.1,
+            trace_state: names.2,
+            start_time_unix_nano: times.0,
+            duration_nanos: times.1,
+            status: status.map(|(message, code)| v1::Status { message, code }),
+            flags: counts.0,
+            dropped_attributes_count: counts.1,
+            dropped_events_count: counts.2,
+            dropped_links_count: counts.3,
+            kind: counts.4,
+            origin: counts.5,
+            inference: parts.0,
+            resources: parts.1,
+            pipeline: parts.2,
+            tokens: parts.3,
+            attributes: nested.0,
+            events: nested.1,
+            links: nested.2,
+            tags: nested.3,
+        },
+    )
+}
+
+fn origin() -> impl Strategy<Value = v1::Origin> {
+    let resource = option::of((attributes(4), 0u32..3));
+    let scope = option::of((".{0,8}", ".{0,5}", attributes(3), 0u32..3));
+    let url = || prop_oneof![Just(String::new()), "[a-z/]{1,9}"];
+    (resource, scope, url(), url()).prop_map(|(resource, scope, resource_schema_url, scope_schema_url)| {
+        v1::Origin {
+            resource: resource.map(|(attributes, dropped_attributes_count)| v1::Resource {
+                attributes,
+                dropped_attributes_count,
+            }),
+            scope: scope.map(|(name, version, attributes, dropped_attributes_count)| v1::Scope {
+                name,
+                version,
+                attributes,
+                dropped_attributes_count,
+            }),
+            resource_schema_url,
+            scope_schema_url,
+        }
+    })
+}
+
+/// `object` without empty, zero and absent members, as OTLP/JSON writers leave them out.
+fn sparse(object: Json) -> Json {
+    let Json::Object(object) = object else { return object };
+    let keep =
+        |value: &Json| *value != json!("") && *value != json!(0) && *value != json!([]) && !value.is_null();
+    Json::Object(object.into_iter().filter(|(_, value)| keep(value)).collect())
+}
+
+/// A span as OTLP/JSON, the plain way; attributes in the order of the columns' types.
+fn otlp_span(span: &v1::Span) -> Json {
+    let mut tags: Vec<(&String, &String)> = span.tags.iter().collect();
+    tags.sort();
+    let mut attributes: Vec<v1::KeyValue> = span.attributes.clone();
+    attributes.extend(tags.into_iter().map(|(key, value)| crate::support::text(key, value)));
+    let events: Vec<Json> = span
+        .events
+        .iter()
+        .map(|event| {
+            sparse(json!({
+                "timeUnixNano": event.time_unix_nano.to_string(),
+                "name": event.name,
+                "attributes": otlp_attributes(&event.attributes),
+                "droppedAttributesCount": event.dropped_attributes_count,
+            }))
+        })
+        .collect();
+    let links: Vec<Json> = span
+        .links
+        .iter()
+        .map(|link| {
+            let mut rendered = sparse(json!({
+                "traceState": link.trace_state,
+                "attributes": otlp_attributes(&link.attributes),
+                "droppedAttributesCount": link.dropped_attributes_count,
+                "flags": link.flags,
+            }));
+            rendered["traceId"] = json!(hex::encode(&link.trace_id));
+            rendered["spanId"] = json!(hex::encode(&link.span_id));
+            rendered
+        })
+        .collect();
+    let status = span.status.clone().unwrap_or_default();
+    let mut rendered = sparse(json!({
+        "traceId": hex::encode(&span.trace_id),
+        "spanId": hex::encode(&span.span_id),
+        "parentSpanId": hex::encode(&span.parent_span_id),
+        "traceState": span.trace_state,
+        "flags": span.flags,
+        "name": span.operation_name,
+        "kind": span.kind,
+        "startTimeUnixNano": span.start_time_unix_nano.to_string(),
+        "endTimeUnixNano": (span.start_time_unix_nano + span.duration_nanos).to_string(),
+        "attributes": otlp_attributes(&attributes),
+        "droppedAttributesCount": span.dropped_attributes_count,
+        "events": events,
+        "droppedEventsCount": span.dropped_events_count,
+        "links": links,
+        "droppedLinksCount": span.dropped_links_count,
+    }));
+    rendered["status"] = sparse(json!({ "message": status.message, "code": status.code }));
+    rendered
+}
+
+/// Parses rendered text, and sorts the attributes of each span, whose order OTLP does not define.
+fn canonical(text: &str) -> Json {
+    fn sort(value: &mut Json) {
+        match value {
+            Json::Object(object) => {
+                for (key, value) in object.iter_mut() {
+                    sort(value);
+                    if key == "attributes"
+                        && let Json::Array(attributes) = value
+                    {
+                        attributes.sort_by_key(Json::to_string);
+                    }
+                }
+            }
+            Json::Array(values) => values.iter_mut().for_each(sort),
+            _ => {}
+        }
+    }
+    let mut value = serde_json::from_str(text).expect("JSON");
+    sort(&mut value);
+    value
+}
+
+fn otlp_origin(origin: &v1::Origin) -> (Json, Json) {
+    let resource = origin.resource.clone().unwrap_or_default();
+    let scope = origin.scope.clone().unwrap_or_default();
+    (
+        sparse(json!({
+            "attributes": otlp_attributes(&resource.attributes),
+            "droppedAttributesCount": resource.dropped_attributes_count,
+        })),
+        sparse(json!({
+            "name": scope.name,
+            "version": scope.version,
+            "attributes": otlp_attributes(&scope.attributes),
+            "droppedAttributesCount": scope.dropped_attributes_count,
+        })),
+    )
+}
+
+fn given(text: &str) -> Option<&str> {
+    (!text.is_empty()).then_some(text)
+}
+
+/// What was said explicitly must stand; what was not may have been derived.
+fn check_said<T: PartialEq + std::fmt::Debug>(
+    said: Option<T>,
+    found: Option<T>,
+) -> Result<(), TestCaseError> {
+    if said.is_some() {
+        prop_assert_eq!(said, found);
+    }
+    Ok(())
+}
+
+fn check_columns(span: &v1::Span, view: &SpanView<'_>, row: usize) -> Result<(), TestCaseError> {
+    let inference = span.inference.clone().unwrap_or_default();
+    prop_assert_eq!(view.model_name(row), given(&inference.model_name));
+    prop_assert_eq!(view.model_version(row), given(&inference.model_version));
+    check_said(given(&inference.framework), view.framework(row))?;
+    prop_assert_eq!(view.provider(row), given(&inference.provider));
+    prop_assert_eq!(view.request_id(row), given(&inference.request_id));
+    prop_assert_eq!(view.session_id(row), given(&inference.session_id));
+    prop_assert_eq!(view.finish_reason(row), given(&inference.finish_reason));
+    prop_assert_eq!(view.input_tokens(row), inference.input_tokens);
+    prop_assert_eq!(view.output_tokens(row), inference.output_tokens);
+    prop_assert_eq!(view.cached_tokens(row), inference.cached_tokens);
+    prop_assert_eq!(view.reasoning_tokens(row), inference.reasoning_tokens);
+    prop_assert_eq!(view.max_batch_size(row), inference.max_batch_size);
+    prop_assert_eq!(view.streaming(row), inference.streaming);
+    check_said(inference.sequence_length, view.sequence_length(row))?;
+    check_said(inference.batch_size, view.batch_size(row))?;
+    check_said(inference.ttft_nanos, view.ttft_ns(row))?;
+    check_said(inference.tpot_nanos, view.tpot_ns(row))?;
+    check_said(inference.itl_p50_nanos, view.itl_p50_ns(row))?;
+    check_said(inference.itl_p99_nanos, view.itl_p99_ns(row))?;
+    check_said(inference.itl_max_nanos, view.itl_max_ns(row))?;
+
+    let resources = span.resources.clone().unwrap_or_default();
+    let gpu = resources.gpu.unwrap_or_default();
+    prop_assert_eq!(view.gpu_device_id(row), given(&gpu.device_id));
+    prop_assert_eq!(view.gpu_index(row), gpu.index);
+    prop_assert_eq!(view.gpu_name(row), given(&gpu.name));
+    prop_assert_eq!(view.gpu_instance_type(row), given(&gpu.instance_type));
+    prop_assert_eq!(view.gpu_utilization_percent(row), gpu.utilization_percent);
+    prop_assert_eq!(view.gpu_memory_used_bytes(row), gpu.memory_used_bytes);
+    prop_assert_eq!(view.gpu_memory_total_bytes(row), gpu.memory_total_bytes);
+    prop_assert_eq!(view.gpu_power_watts(row), gpu.power_watts);
+    prop_assert_eq!(view.gpu_temperature_celsius(row), gpu.temperature_celsius);
+    prop_assert_eq!(view.gpu_sm_clock_mhz(row), gpu.sm_clock_mhz);
+    prop_assert_eq!(view.gpu_memory_clock_mhz(row), gpu.memory_clock_mhz);
+    prop_assert_eq!(view.gpu_throttle_reasons(row), gpu.throttle_reasons);
+    prop_assert_eq!(view.gpu_mig_profile(row), given(&gpu.mig_profile));
+    prop_assert_eq!(view.cpu_cores_used(row), resources.cpu.unwrap_or_default().cores_used);
+    let memory = resources.memory.unwrap_or_default();
+    prop_assert_eq!(view.memory_heap_bytes(row), memory.heap_bytes);
+    prop_assert_eq!(view.memory_rss_bytes(row), memory.rss_bytes);
+
+    let pipeline = span.pipeline.clone().unwrap_or_default();
+    check_said(given(&pipeline.stage), view.stage(row))?;
+    prop_assert_eq!(view.queue_depth(row), pipeline.queue_depth);
+    prop_assert_eq!(view.queue_wait_ms(row), pipeline.queue_wait_time_ms);
+    prop_assert_eq!(view.kv_cache_usage_ratio(row), pipeline.kv_cache_usage_ratio);
+    prop_assert_eq!(view.preemptions(row), pipeline.preemptions);
+    check_said(pipeline.batch_fill_ratio, view.batch_fill_ratio(row))?;
+    check_said(pipeline.cache_hit, view.cache_hit(row))?;
+    check_said(pipeline.cache_hit_ratio, view.cache_hit_ratio(row))
+}
+
+fn check_tokens(span: &v1::Span, view: &SpanView<'_>, row: usize) -> Result<(), TestCaseError> {
+    let Some(timeline) = &span.tokens else {
+        prop_assert_eq!(view.tokens(row), None);
+        return Ok(());
+    };
+    let tokens = view.tokens(row).expect("a timeline was sent");
+    prop_assert_eq!(tokens.ids, &timeline.ids);
+    prop_assert_eq!(tokens.attention_micros, &timeline.attention_micros);
+    prop_assert_eq!(tokens.ffn_micros, &timeline.ffn_micros);
+    prop_assert_eq!(tokens.batch_sizes, &timeline.batch_sizes);
+    prop_assert_eq!(&tokens.texts, &timeline.texts);
+    let mut itl = timeline.generation_micros_delta.clone();
+    for index in 2..itl.len() {
+        itl[index] += itl[index - 1];
+    }
+    let found: Vec<i64> = tokens.itl_micros.iter().copied().map(i64::from).collect();
+    prop_assert_eq!(&found, &itl);
+    let mut gaps = itl.get(1..).unwrap_or_default().to_vec();
+    gaps.sort_unstable();
+    let said = span.inference.clone().unwrap_or_default();
+    if let (Some(max), None) = (gaps.last(), said.itl_max_nanos) {
+        prop_assert_eq!(view.itl_max_ns(row), Some(*max as u64 * 1_000));
+    }
+    if let (false, None) = (gaps.is_empty(), said.itl_p50_nanos) {
+        prop_assert_eq!(view.itl_p50_ns(row), Some(gaps[(gaps.len() - 1) / 2] as u64 * 1_000));
+    }
+    Ok(())
+}
+
+/// A value's bytes, for comparisons that tell every NaN and zero from every other.
+fn exact(value: AttributeValue<'_>) -> (String, Vec<u8>) {
+    match value {
+        AttributeValue::String(text) => ("string".to_owned(), text.as_bytes().to_vec()),
+        AttributeValue::Int(number) => ("int".to_owned(), number.to_be_bytes().to_vec()),
+        AttributeValue::Double(number) => ("double".to_owned(), number.to_bits().to_be_bytes().to_vec()),
+        AttributeValue::Bool(flag) => ("bool".to_owned(), vec![u8::from(flag)]),
+        AttributeValue::Other(bytes) => ("other".to_owned(), bytes.to_vec()),
+    }
+}
+
+fn check_attributes(span: &v1::Span, view: &SpanView<'_>, row: usize) -> Result<(), TestCaseError> {
+    let mut sent: Vec<(String, (String, Vec<u8>))> = span
+        .attributes
+        .iter()
+        .map(|attribute| {
+            let value = attribute.value.clone().unwrap_or_default();
+            let bytes = value.encode_to_vec();
+            let value = match &value.value {
+                Some(Value::StringValue(text)) => AttributeValue::String(text),
+                Some(Value::IntValue(number)) => AttributeValue::Int(*number),
+                Some(Value::DoubleValue(number)) => AttributeValue::Double(*number),
+                Some(Value::BoolValue(flag)) => AttributeValue::Bool(*flag),
+                _ => AttributeValue::Other(&bytes),
+            };
+            (attribute.key.clone(), exact(value))
+        })
+        .chain(span.tags.iter().map(|(key, value)| (key.clone(), exact(AttributeValue::String(value)))))
+        .collect();
+    let mut found: Vec<_> = view.attributes(row).map(|(key, value)| (key.to_owned(), exact(value))).collect();
+    sent.sort();
+    found.sort();
+    prop_assert_eq!(sent, found);
+    Ok(())
+}
+
+fn check_json(
+    span: &v1::Span,
+    origin: &v1::Origin,
+    view: &SpanView<'_>,
+    row: usize,
+) -> Result<(), TestCaseError> {
+    let json = view.to_json(row);
+    prop_assert_eq!(&json["trace_id"], &json!(hex::encode(&span.trace_id)));
+    prop_assert_eq!(&json["parent_span_id"], &json!(hex::encode(&span.parent_span_id)));
+    prop_assert_eq!(&json["service"], &json!(span.service_name));
+    prop_assert_eq!(&json["kind"], &json!(kind_name(span.kind as u8)));
+    prop_assert_eq!(&json["duration_nano"], &json!(span.duration_nanos.to_string()));
+    let mut attributes = plain_attributes(&span.attributes);
+    for (key, value) in &span.tags {
+        attributes[key] = json!(value);
+    }
+    prop_assert_eq!(&json["attributes"], &attributes);
+    for attribute in &span.attributes {
+        let kind = match attribute.value.as_ref().and_then(|value| value.value.as_ref()) {
+            Some(Value::IntValue(_)) => json!("int"),
+            Some(Value::BytesValue(_)) => json!("bytes"),
+            Some(Value::DoubleValue(number)) if !number.is_finite() => json!("double"),
+            Some(Value::ArrayValue(_)) => continue,
+            _ => Json::Null,
+        };
+        prop_assert_eq!(&json["attribute_types"][&attribute.key], &kind);
+    }
+    for (event, sent) in json["events"].as_array().expect("an array").iter().zip(&span.events) {
+        prop_assert_eq!(&event["time_unix_nano"], &json!(sent.time_unix_nano.to_string()));
+        prop_assert_eq!(&event["attributes"], &plain_attributes(&sent.attributes));
+    }
+    for (link, sent) in json["links"].as_array().expect("an array").iter().zip(&span.links) {
+        prop_assert_eq!(&link["span_id"], &json!(hex::encode(&sent.span_id)));
+        prop_assert_eq!(&link["attributes"], &plain_attributes(&sent.attributes));
+    }
+    let resource = origin.resource.clone().unwrap_or_default();
+    prop_assert_eq!(&json["resource"]["attributes"], &plain_attributes(&resource.attributes));
+    let scope = origin.scope.clone().unwrap_or_default();
+    prop_assert_eq!(&json["scope"]["attributes"], &plain_attributes(&scope.attributes));
+    Ok(())
+}
+
+fn check_otlp(
+    span: &v1::Span,
+    origin: &v1::Origin,
+    view: &SpanView<'_>,
+    row: usize,
+) -> Result<(), TestCaseError> {
+    prop_assert_eq!(canonical(&view.to_otlp_json(row)), canonical(&otlp_span(span).to_string()));
+    let (resource, scope) = otlp_origin(origin);
+    let document = json!({ "resourceSpans": [sparse(json!({
+        "resource": resource,
+        "schemaUrl": origin.resource_schema_url,
+        "scopeSpans": [sparse(json!({
+            "scope": scope,
+            "schemaUrl": origin.scope_schema_url,
+            "spans": [otlp_span(span)],
+        }))],
+    }))] });
+    prop_assert_eq!(canonical(&to_otlp_json([(view, row)])), canonical(&document.to_string()));
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(192))]
+
+    /// Scenario: random spans with every field, every attribute type and nesting, in one record and in two.
+    /// Guarantee: columns, attributes with their types, the API's JSON and OTLP/JSON say what a plain prost
+    /// decoder says, and every array is valid.
+    #[test]
+    fn the_reader_agrees_with_a_plain_decoder(spans in vec(span(), 1..6), origins in vec(origin(), 0..3), tenant in "[a-z]{0,4}") {
+        let batch = v1::SpanBatch { spans: spans.clone(), origins: origins.clone(), tenant: tenant.clone(), ..v1::SpanBatch::default() };
+        let records = vec![batch.encode_to_vec(), batch.encode_to_vec()];
+        let decoded = v1::SpanBatch::decode(records[0].as_slice()).expect("own encoding");
+        let columns = read_records(&records);
+        let view = SpanView::new(&columns).expect("span schema");
+        prop_assert_eq!(view.len(), 2 * spans.len());
+        for (row, span) in decoded.spans.iter().chain(&decoded.spans).enumerate() {
+            let origin = decoded.origins.get(span.origin as usize).cloned().unwrap_or_default();
+            prop_assert_eq!(view.trace_id(row).as_slice(), span.trace_id.as_slice());
+            prop_assert_eq!(view.span_id(row).as_slice(), span.span_id.as_slice());
+            prop_assert_eq!(view.parent_span_id(row).map_or(&[][..], |id| id.as_slice()), span.parent_span_id.as_slice());
+            prop_assert_eq!(view.start_ns(row), span.start_time_unix_nano);
+            prop_assert_eq!(view.operation(row), &span.operation_name);
+            prop_assert_eq!(view.tenant(row), &tenant);
+            prop_assert_eq!((view.partition(row), view.offset(row)), (3, (row / spans.len()) as i64));
+            check_columns(span, &view, row)?;
+            check_tokens(span, &view, row)?;
+            check_attributes(span, &view, row)?;
+            check_json(span, &origin, &view, row)?;
+            check_otlp(span, &origin, &view, row)?;
+        }
+    }
+
+    /// Scenario: one batch plain and as a frame under each codec, and a reader used twice. Guarantee: the same
+    /// columns each time.
+    #[test]
+    fn frames_and_reuse_change_nothing(spans in vec(span(), 0..5), origins in vec(origin(), 0..3)) {
+        let body = v1::SpanBatch { spans: spans.clone(), origins: origins.clone(), ..v1::SpanBatch::default() }.encode_to_vec();
+        let encoded: Vec<Vec<u8>> = spans.iter().map(Message::encode_to_vec).collect();
+        let origins: Vec<Vec<u8>> = origins.iter().map(Message::encode_to_vec).collect();
+        let origins: Vec<&[u8]> = origins.iter().map(Vec::as_slice).collect();
+        let plain = encode_share("t", b"", encoded.iter().map(Vec::as_slice), &origins);
+        let mut reader = SpanReader::new();
+        let mut read = |record: &[u8]| {
+            let pushed = reader.push(record, Position::default()).expect("own record");
+            assert_eq!((pushed.spans, pushed.rejected), (spans.len(), 0));
+            let batch = reader.finish();
+            check_arrays(&batch);
+            batch
+        };
+        let expected = read(&plain);
+        prop_assert_eq!(&read(&plain), &expected);
+        for codec in [Codec::None, Codec::Lz4, Codec::Zstd, Codec::Snappy] {
+            let packed = encode_packed("t", b"", codec, spans.len() as u32, body.len() as u64, &frame::compress(codec, &body));
+            prop_assert_eq!(&read(&packed), &expected);
+        }
+    }
+
+    /// Scenario: any bytes, and valid records with some bytes changed. Guarantee: no panic, every array valid,
+    /// every row rendered.
+    #[test]
+    fn any_bytes_are_read_safely(noise in vec(any::<u8>(), 0..200), spans in vec(span(), 1..3), changes in vec((any::<prop::sample::Index>(), any::<u8>()), 1..8)) {
+        let mut reader = SpanReader::new();
+        let _ = reader.push(&noise, Position::default());
+        let mut spoilt = v1::SpanBatch { spans, origins: vec![v1::Origin::default()], ..v1::SpanBatch::default() }.encode_to_vec();
+        for (index, byte) in changes {
+            let index = index.index(spoilt.len());
+            spoilt[index] = byte;
+        }
+        let _ = reader.push(&spoilt, Position::default());
+        let spoilt_span = encode_share("", b"", [noise.as_slice()], &[&noise]);
+        let _ = reader.push(&spoilt_span, Position::default());
+        let batch = reader.finish();
+        check_arrays(&batch);
+        let view = SpanView::new(&batch).expect("span schema");
+        for row in 0..view.len() {
+            let _ = view.to_json(row);
+            let _: Json = serde_json::from_str(&view.to_otlp_json(row)).expect("JSON");
+        }
+    }
+}
+
+/// Scenario: an array, a list and an empty value as attributes. Guarantee: their bytes are kept, and render as
+/// the plain decoder renders them.
+#[test]
+fn compound_values_keep_their_bytes() {
+    let values = vec![
+        v1::AnyValue { value: Some(Value::IntValue(i64::MIN)) },
+        v1::AnyValue { value: Some(Value::IntValue(7)) },
+    ];
+    let array = v1::AnyValue { value: Some(Value::ArrayValue(v1::ArrayValue { values })) };
+    let span = v1::Span {
+        attributes: vec![
+            v1::KeyValue { key: "array".to_owned(), value: Some(array.clone()) },
+            v1::KeyValue { key: "nothing".to_owned(), value: None },
+        ],
+        ..crate::support::bare_span()
+    };
+    let batch = crate::support::read_spans(vec![span], v1::Origin::default());
+    let view = SpanView::new(&batch).expect("span schema");
+    assert_eq!(view.attribute(0, "array"), Some(AttributeValue::Other(&array.encode_to_vec())));
+    assert_eq!(view.attribute(0, "nothing"), Some(AttributeValue::Other(b"")));
+    assert_eq!(view.attribute(0, "absent"), None);
+    let json = view.to_json(0);
+    assert_eq!(json["attributes"]["array"], json!(["-9223372036854775808", "7"]));
+    assert_eq!(json["attribute_types"], json!({"array": "array<int>"}));
+    assert_eq!(otlp_value(Some(&array))["arrayValue"]["values"][1], json!({"intValue": "7"}));
+}

@@ -1,0 +1,10 @@
+//! The span schema from outside: records in, columns and JSON out, compared with plain decoders.
+
+mod captures;
+mod differential;
+mod evolution;
+mod mapping;
+mod partition;
+mod rollback;
+mod support;
+mod tokens;
