@@ -281,7 +281,7 @@ fn main() -> Result<()> {
         for (offset, payload) in payloads().enumerate() {
             reader.push(payload, Position { partition: 0, offset: offset as i64 })?;
         }
-        Ok(reader.finish())
+        Ok([reader.finish()])
     })?;
     let (writing, _) = measure(arguments.rounds, || Ok(encode_rows(&rows, &settings)?))?;
 

@@ -7,11 +7,9 @@
 pub mod properties;
 mod range;
 
-use std::sync::Arc;
-
 use arrow::{
     array::{Array, ArrayRef, AsArray, RecordBatch, UInt32Array},
-    compute::take,
+    compute::{interleave, take},
     datatypes::{DataType, Int32Type, TimestampNanosecondType},
     error::ArrowError,
 };
@@ -76,16 +74,9 @@ pub enum EncodeError {
     /// The Parquet writer or reader refused.
     #[error("parquet: {0}")]
     Parquet(#[from] ParquetError),
-    /// A range of records too large for one batch.
-    #[error("the range {start}..{end} of partition {partition} is too large to be written as one batch")]
-    TooLarge {
-        /// Partition.
-        partition: u32,
-        /// First offset.
-        start: u64,
-        /// One past the last.
-        end: u64,
-    },
+    /// A partition number beyond what the columns hold.
+    #[error("partition {0} is beyond the columns' reach")]
+    Partition(u32),
     /// A data file of another origin lies where one of ours belongs.
     #[error("{path} is not a file of this range: {detail}")]
     Foreign {
@@ -96,18 +87,19 @@ pub enum EncodeError {
     },
 }
 
-/// Sorts `rows` by (date, trace id, start) and writes one file a date, ascending by date.
+/// Sorts `batches`, which are one range, by (date, trace id, start) and writes one file a date, ascending
+/// by date. More than one batch is needed only where a column would pass the reach of 32-bit offsets.
 ///
 /// # Errors
-/// [`EncodeError`] when `rows` are not of the span schema.
-pub fn encode_rows(rows: &RecordBatch, settings: &FileSettings) -> Result<Vec<EncodedFile>, EncodeError> {
-    if rows.num_rows() == 0 {
-        return Ok(Vec::new());
-    }
-    if rows.schema_ref() != &span_schema() {
+/// [`EncodeError`] when a batch is not of the span schema.
+pub fn encode_rows(
+    batches: &[RecordBatch],
+    settings: &FileSettings,
+) -> Result<Vec<EncodedFile>, EncodeError> {
+    if batches.iter().any(|batch| batch.schema_ref() != &span_schema()) {
         return Err(ArrowError::SchemaError("rows are not of the span schema".to_owned()).into());
     }
-    sorted_by_date(rows).into_iter().map(|group| write_file(rows, &group, settings)).collect()
+    sorted_by_date(batches).into_iter().map(|group| write_file(batches, &group, settings)).collect()
 }
 
 /// The rows of one date in their order in the file.
@@ -117,24 +109,35 @@ struct DateGroup {
 }
 
 /// Ordered by trace id, start and, to be unambiguous, position in the log.
-type SortKey = (u128, i64, u32);
+type SortKey = (u128, i64, RowId);
 
-fn sorted_by_date(rows: &RecordBatch) -> Vec<DateGroup> {
-    let trace_ids = rows.column(index::TRACE_ID).as_fixed_size_binary();
-    let starts = rows.column(index::START_TIME).as_primitive::<TimestampNanosecondType>().values();
+/// A row of one of the batches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct RowId {
+    batch: u32,
+    row: u32,
+}
+
+fn sorted_by_date(batches: &[RecordBatch]) -> Vec<DateGroup> {
     let mut groups: Vec<DateGroup> = Vec::with_capacity(2);
     let mut current = 0;
-    for (row, &start) in starts.iter().enumerate() {
-        let date = EventDate::of_nanos(start);
-        if groups.get(current).is_none_or(|group| group.date != date) {
-            current = groups.iter().position(|group| group.date == date).unwrap_or_else(|| {
-                let capacity = if groups.is_empty() { starts.len() } else { 16 };
-                groups.push(DateGroup { date, order: Vec::with_capacity(capacity) });
-                groups.len() - 1
-            });
+    let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
+    for (number, batch) in batches.iter().enumerate() {
+        let trace_ids = batch.column(index::TRACE_ID).as_fixed_size_binary();
+        let starts = batch.column(index::START_TIME).as_primitive::<TimestampNanosecondType>().values();
+        for (row, &start) in starts.iter().enumerate() {
+            let date = EventDate::of_nanos(start);
+            if groups.get(current).is_none_or(|group| group.date != date) {
+                current = groups.iter().position(|group| group.date == date).unwrap_or_else(|| {
+                    let capacity = if groups.is_empty() { rows } else { 16 };
+                    groups.push(DateGroup { date, order: Vec::with_capacity(capacity) });
+                    groups.len() - 1
+                });
+            }
+            let id: [u8; 16] = trace_ids.value(row).try_into().expect("trace_id is 16 bytes wide");
+            let at = RowId { batch: number as u32, row: row as u32 };
+            groups[current].order.push((u128::from_be_bytes(id), start, at));
         }
-        let id: [u8; 16] = trace_ids.value(row).try_into().expect("trace_id is 16 bytes wide");
-        groups[current].order.push((u128::from_be_bytes(id), start, row as u32));
     }
     groups.sort_unstable_by_key(|group| group.date);
     for group in &mut groups {
@@ -144,26 +147,25 @@ fn sorted_by_date(rows: &RecordBatch) -> Vec<DateGroup> {
 }
 
 fn write_file(
-    rows: &RecordBatch,
+    batches: &[RecordBatch],
     group: &DateGroup,
     settings: &FileSettings,
 ) -> Result<EncodedFile, EncodeError> {
     let name = DataFileName { date: group.date, partition: settings.partition, start: settings.start };
-    let mut entry = describe(rows, group, &name);
-    let order: Vec<u32> = group.order.iter().map(|&(_, _, row)| row).collect();
-
-    let options = ArrowWriterOptions::new().with_properties(properties::of(settings, order.len()));
-    let out = Vec::with_capacity(order.len() * 96 + (64 << 10));
+    let mut entry = describe(batches, group, &name);
+    let options = ArrowWriterOptions::new().with_properties(properties::of(settings, group.order.len()));
+    let out = Vec::with_capacity(group.order.len() * 96 + (64 << 10));
     let (mut file, row_groups) =
-        ArrowWriter::try_new_with_options(out, rows.schema(), options)?.into_serialized_writer()?;
-    for (number, rows_of_group) in order.chunks(settings.row_group_rows as usize).enumerate() {
-        let picks = UInt32Array::from(rows_of_group.to_vec());
+        ArrowWriter::try_new_with_options(out, span_schema(), options)?.into_serialized_writer()?;
+    // A row group of several batches must stay within 32-bit offsets as well.
+    let row_group_rows = (settings.row_group_rows as usize / batches.len().max(1)).max(1);
+    for (number, rows) in group.order.chunks(row_group_rows).enumerate() {
+        let picks = Picks::of(batches, rows);
         let mut writers = row_groups.create_column_writers(number)?.into_iter();
         let mut row_group = file.next_row_group()?;
-        for (field, column) in rows.schema_ref().fields().iter().zip(rows.columns()) {
+        for (column, field) in span_schema().fields().iter().enumerate() {
             // One sorted column at a time: a sorted copy of the whole row group never exists.
-            let sorted = pick(column, &picks)?;
-            for leaf in compute_leaves(field, &sorted)? {
+            for leaf in compute_leaves(field, &picks.column(column)?)? {
                 let mut writer =
                     writers.next().ok_or_else(|| ParquetError::General("a leaf without writer".into()))?;
                 writer.write(&leaf)?;
@@ -183,9 +185,41 @@ fn write_file(
     Ok(EncodedFile { name, bytes: bytes.into(), entry })
 }
 
-/// `column` at `picks`; a column in which nothing is set needs no picking.
-fn pick(column: &ArrayRef, picks: &UInt32Array) -> Result<ArrayRef, ArrowError> {
-    let is_blank = match column.data_type() {
+/// The rows of one row group, in order.
+enum Picks<'a> {
+    OfOne(&'a RecordBatch, UInt32Array),
+    OfMany(&'a [RecordBatch], Vec<(usize, usize)>),
+}
+
+impl<'a> Picks<'a> {
+    fn of(batches: &'a [RecordBatch], rows: &[SortKey]) -> Self {
+        match batches {
+            [batch] => Self::OfOne(batch, rows.iter().map(|(_, _, at)| at.row).collect::<Vec<_>>().into()),
+            _ => Self::OfMany(
+                batches,
+                rows.iter().map(|(_, _, at)| (at.batch as usize, at.row as usize)).collect(),
+            ),
+        }
+    }
+
+    fn column(&self, index: usize) -> Result<ArrayRef, ArrowError> {
+        match self {
+            Self::OfOne(batch, picks) => {
+                let column = batch.column(index);
+                if is_blank(column) { Ok(column.slice(0, picks.len())) } else { take(column, picks, None) }
+            }
+            Self::OfMany(batches, picks) => {
+                let columns: Vec<&dyn Array> =
+                    batches.iter().map(|batch| batch.column(index).as_ref()).collect();
+                interleave(&columns, picks)
+            }
+        }
+    }
+}
+
+/// Whether every row is alike: null, or an empty list or map. Then there is nothing to pick.
+fn is_blank(column: &ArrayRef) -> bool {
+    match column.data_type() {
         DataType::Map(..) => {
             let offsets = column.as_map().offsets();
             offsets.first() == offsets.last() && column.null_count() == 0
@@ -195,8 +229,7 @@ fn pick(column: &ArrayRef, picks: &UInt32Array) -> Result<ArrayRef, ArrowError> 
             offsets.first() == offsets.last() && column.null_count() == 0
         }
         _ => column.null_count() == column.len(),
-    };
-    if is_blank { Ok(column.slice(0, picks.len())) } else { take(column, picks, None) }
+    }
 }
 
 /// A column index of pages with nothing in them tells a reader no more than the chunk's null count.
@@ -208,7 +241,7 @@ fn drop_empty_index(close: &mut parquet::column::writer::ColumnCloseResult) {
     }
 }
 
-fn describe(rows: &RecordBatch, group: &DateGroup, name: &DataFileName) -> DataFile {
+fn describe(batches: &[RecordBatch], group: &DateGroup, name: &DataFileName) -> DataFile {
     let starts = || group.order.iter().map(|&(_, start, _)| start);
     let id_at = |key: Option<&SortKey>| Id16(key.map_or(0, |key| key.0).to_be_bytes());
     DataFile {
@@ -221,23 +254,27 @@ fn describe(rows: &RecordBatch, group: &DateGroup, name: &DataFileName) -> DataF
         max_start_ns: starts().max().unwrap_or_default(),
         min_trace_id: id_at(group.order.first()),
         max_trace_id: id_at(group.order.last()),
-        services: names_of(rows, index::SERVICE_NAME, &group.order),
-        models: names_of(rows, index::MODEL_NAME, &group.order),
-        tenants: names_of(rows, index::TENANT, &group.order),
+        services: names_of(batches, index::SERVICE_NAME, &group.order),
+        models: names_of(batches, index::MODEL_NAME, &group.order),
+        tenants: names_of(batches, index::TENANT, &group.order),
     }
 }
 
-fn names_of(rows: &RecordBatch, column: usize, order: &[SortKey]) -> Option<Vec<String>> {
-    let column = rows.column(column).as_dictionary::<Int32Type>();
-    let values = column.values().as_string::<i32>();
-    let keys = column.keys();
-    let mut used = vec![false; values.len()];
-    for &(_, _, row) in order {
-        if keys.is_valid(row as usize) {
-            used[keys.value(row as usize) as usize] = true;
+fn names_of(batches: &[RecordBatch], column: usize, order: &[SortKey]) -> Option<Vec<String>> {
+    let columns: Vec<_> =
+        batches.iter().map(|batch| batch.column(column).as_dictionary::<Int32Type>()).collect();
+    let mut used: Vec<Vec<bool>> = columns.iter().map(|column| vec![false; column.values().len()]).collect();
+    for (_, _, at) in order {
+        let keys = columns[at.batch as usize].keys();
+        if keys.is_valid(at.row as usize) {
+            used[at.batch as usize][keys.value(at.row as usize) as usize] = true;
         }
     }
-    listed_names(used.iter().enumerate().filter(|(_, used)| **used).map(|(index, _)| values.value(index)))
+    let names = columns.iter().zip(&used).flat_map(|(column, used)| {
+        let values = column.values().as_string::<i32>();
+        used.iter().enumerate().filter(|(_, used)| **used).map(|(index, _)| values.value(index))
+    });
+    listed_names(names)
 }
 
 /// The manifest's entry for a file that an earlier run or another release stored under `name`.
@@ -280,8 +317,5 @@ pub fn entry_of_stored(name: &DataFileName, end: u64, bytes: &Bytes) -> Result<D
 /// Names of the columns a file is sorted by, in order.
 pub const SORTED_BY: [&str; 2] = [name::TRACE_ID, name::START_TIME];
 
-/// The span schema, shared by every file.
-#[must_use]
-pub fn schema() -> Arc<arrow::datatypes::Schema> {
-    span_schema()
-}
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,7 @@ use infertrace_schemas::{
     dedup::Dedup,
     lake::Id16,
     reader::{Position, SpanReader},
-    record::batch_id_of,
+    record::{RecordError, batch_id_of},
 };
 
 use super::{EncodeError, EncodedFile, FileSettings, encode_rows};
@@ -53,7 +53,10 @@ pub fn encode_range(
     settings: &FileSettings,
 ) -> Result<EncodedRange, EncodeError> {
     let mut range = EncodedRange { records: records.len() as u64, ..EncodedRange::default() };
+    let partition =
+        i32::try_from(settings.partition).map_err(|_| EncodeError::Partition(settings.partition))?;
     let mut reader = SpanReader::new();
+    let mut batches = Vec::with_capacity(1);
     for record in records {
         // A tombstone says nothing about spans.
         let Some(payload) = &record.payload else { continue };
@@ -64,28 +67,24 @@ pub fn encode_range(
             }
             range.batch_ids.push(Id16(id));
         }
-        let too_large = || EncodeError::TooLarge {
-            partition: settings.partition,
-            start: settings.start,
-            end: settings.end,
+        let position = Position { partition, offset: record.offset.0.cast_signed() };
+        let pushed = match reader.push(payload, position) {
+            Err(RecordError::ReaderFull) => {
+                batches.push(reader.finish());
+                reader.push(payload, position)
+            }
+            pushed => pushed,
         };
-        if reader.is_full() {
-            return Err(too_large());
-        }
-        let position = Position {
-            partition: i32::try_from(settings.partition).map_err(|_| too_large())?,
-            offset: record.offset.0.cast_signed(),
-        };
-        match reader.push(payload, position) {
+        match pushed {
             Ok(pushed) => range.rejected_spans += pushed.rejected as u64,
             Err(error) => {
                 range.poison.push(PoisonRecord { reason: error.to_string(), record: Arc::new(record) });
             }
         }
     }
-    let rows = reader.finish();
+    batches.push(reader.finish());
     drop(reader);
-    range.rows = rows.num_rows() as u64;
-    range.files = encode_rows(&rows, settings)?;
+    range.rows = batches.iter().map(|batch| batch.num_rows() as u64).sum();
+    range.files = encode_rows(&batches, settings)?;
     Ok(range)
 }
