@@ -238,6 +238,14 @@ impl Queue {
         self.filled.notify_all();
     }
 
+    /// Answers whatever is still queued.
+    pub(super) fn fail_all(&self, failure: &Failure) {
+        let items = std::mem::take(&mut self.inner.lock().items);
+        for item in items {
+            item.reply.fail(failure);
+        }
+    }
+
     pub(super) fn is_closed(&self) -> bool {
         self.inner.lock().closed
     }

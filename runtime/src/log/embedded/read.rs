@@ -196,8 +196,11 @@ pub(super) fn fetch(
                 entries.truncate(kept);
                 next = entries[kept - 1].1.offset + 1;
             }
-            let bytes = entries.iter().map(|(_, entry)| entry.len as usize).sum();
-            Ok(Some(Fetched { records: read_records(at, &entries)?, next, bytes }))
+            let (records, bytes) = read_records(at, &entries, max_bytes)?;
+            if records.len() < entries.len() {
+                next = entries[records.len() - 1].1.offset + 1;
+            }
+            Ok(Some(Fetched { records, next, bytes }))
         });
         match result {
             Ok(Some(fetched)) => return Ok(fetched),
@@ -223,7 +226,13 @@ fn fitting(entries: &[(Arc<Segment>, IndexEntry)], max_bytes: usize) -> usize {
     fitting.count().max(1)
 }
 
-fn read_records(at: &TopicPartition, entries: &[(Arc<Segment>, IndexEntry)]) -> Result<Vec<Record>, Lookup> {
+/// Reads the entries until they make `max_bytes` uncompressed; at least one.
+fn read_records(
+    at: &TopicPartition,
+    entries: &[(Arc<Segment>, IndexEntry)],
+    max_bytes: usize,
+) -> Result<(Vec<Record>, usize), Lookup> {
+    let mut sum = 0;
     let mut records = Vec::with_capacity(entries.len());
     let mut rest = entries;
     while let Some((segment, first)) = rest.first() {
@@ -253,11 +262,16 @@ fn read_records(at: &TopicPartition, entries: &[(Arc<Segment>, IndexEntry)]) -> 
         let bytes = Bytes::from(bytes);
         for (_, entry) in chunk {
             let from = (u64::from(entry.position) - start) as usize;
-            records.push(record(at, segment, entry, &bytes.slice(from..from + entry.len as usize))?);
+            let record = record(at, segment, entry, &bytes.slice(from..from + entry.len as usize))?;
+            sum += OP_HEADER + record.payload.as_ref().map_or(0, Bytes::len);
+            records.push(record);
+            if sum >= max_bytes {
+                return Ok((records, sum));
+            }
         }
         rest = after;
     }
-    Ok(records)
+    Ok((records, sum))
 }
 
 fn record(

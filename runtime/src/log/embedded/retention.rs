@@ -70,7 +70,8 @@ impl Writer {
                 () => Reason::Age,
             };
             let verdicts = match self.judge(&oldest, reason) {
-                Ok(verdicts) => verdicts,
+                Ok(Some(verdicts)) => verdicts,
+                Ok(None) => return Ok(()),
                 Err(error) => {
                     tracing::error!(%error, path = %oldest.path.display(), "retention cannot read a segment");
                     return Ok(());
@@ -78,7 +79,7 @@ impl Writer {
             };
             let carried: u64 =
                 verdicts.iter().flat_map(|verdict| &verdict.survivors).map(|e| u64::from(e.len)).sum();
-            if reason == Reason::Age && carried * 100 > oldest.len() * CARRY_SHARE {
+            if reason == Reason::Age && too_much_to_carry(carried, &oldest) {
                 return Ok(());
             }
             futile = if carried * 100 > oldest.len() * FUTILE_SHARE { futile + 1 } else { 0 };
@@ -90,7 +91,7 @@ impl Writer {
         }
     }
 
-    fn judge(&self, oldest: &Arc<Segment>, reason: Reason) -> Result<Vec<Verdict>, LogError> {
+    fn judge(&self, oldest: &Arc<Segment>, reason: Reason) -> Result<Option<Vec<Verdict>>, LogError> {
         let now = self.shared.clock.now_unix_millis();
         let mut work: Vec<(u32, u32, bool, i64, u64, Vec<Run>)> = Vec::new();
         {
@@ -114,6 +115,14 @@ impl Writer {
                 }
             }
         }
+        // What has not begun to expire would be carried whole: often that is answer enough.
+        let live =
+            work.iter().filter(|(_, _, compacted, ..)| !compacted).flat_map(|(.., before, _, runs)| {
+                runs.iter().filter(move |run| run.min_timestamp >= *before).map(|run| run.bytes)
+            });
+        if reason == Reason::Age && too_much_to_carry(live.sum(), oldest) {
+            return Ok(None);
+        }
         let mut verdicts = Vec::with_capacity(work.len());
         for (topic, partition, compacted, expired_before, low, runs) in work {
             let mut verdict = Verdict { topic, partition, survivors: Vec::new(), low: None };
@@ -136,7 +145,7 @@ impl Writer {
             }
             verdicts.push(verdict);
         }
-        Ok(verdicts)
+        Ok(Some(verdicts))
     }
 
     fn remove(
@@ -207,6 +216,11 @@ impl Writer {
             }
         }
     }
+}
+
+/// Whether a segment that expired should wait until more of it has.
+fn too_much_to_carry(carried: u64, oldest: &Segment) -> bool {
+    carried * 100 > oldest.len() * CARRY_SHARE
 }
 
 fn load_all(runs: &[Run]) -> Result<Vec<IndexEntry>, LogError> {

@@ -104,7 +104,7 @@ pub(super) fn write(segment: &Segment, tables: &[Table]) -> io::Result<Vec<Entri
         directory.extend_from_slice(&table.run.max_timestamp.to_le_bytes());
         directory.extend_from_slice(&table.run.bytes.to_le_bytes());
         directory.extend_from_slice(&position.to_le_bytes());
-        directory.extend_from_slice(&[0; 8]);
+        directory.extend_from_slice(&table.run.min_timestamp.to_le_bytes());
         places.push(Entries::Disk { position, count });
     }
     let mut header = [0; HEADER];
@@ -156,6 +156,7 @@ pub(super) fn open(segment: &Arc<Segment>) -> io::Result<Vec<Table>> {
             segment: segment.clone(),
             base: u64_at(table, 16),
             last: u64_at(table, 24),
+            min_timestamp: u64_at(table, 56).cast_signed(),
             max_timestamp: u64_at(table, 32).cast_signed(),
             bytes: u64_at(table, 40),
             entries: Entries::Disk { position, count },

@@ -47,6 +47,7 @@ pub(super) struct Run {
     pub(super) segment: Arc<Segment>,
     pub(super) base: u64,
     pub(super) last: u64,
+    pub(super) min_timestamp: i64,
     pub(super) max_timestamp: i64,
     /// Bytes the records take in the segment.
     pub(super) bytes: u64,
@@ -56,7 +57,15 @@ pub(super) struct Run {
 impl Run {
     pub(super) fn new(segment: Arc<Segment>) -> Self {
         let entries = Entries::Memory(Vec::new());
-        Self { segment, base: u64::MAX, last: 0, max_timestamp: i64::MIN, bytes: 0, entries }
+        Self {
+            segment,
+            base: u64::MAX,
+            last: 0,
+            min_timestamp: i64::MAX,
+            max_timestamp: i64::MIN,
+            bytes: 0,
+            entries,
+        }
     }
 
     pub(super) fn insert(&mut self, entry: IndexEntry) {
@@ -73,6 +82,7 @@ impl Run {
         }
         self.base = self.base.min(entry.offset);
         self.last = self.last.max(entry.offset);
+        self.min_timestamp = self.min_timestamp.min(entry.timestamp);
         self.max_timestamp = self.max_timestamp.max(entry.timestamp);
         self.bytes += u64::from(entry.len);
     }

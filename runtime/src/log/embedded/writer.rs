@@ -58,8 +58,23 @@ pub(super) struct Writer {
     pub(super) last_retention: Instant,
 }
 
+/// Nobody waits for a thread that is gone, however it went.
+struct Stopped(Arc<Shared>);
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.poison("the writer's thread panicked");
+        }
+        self.0.queue.close();
+        self.0.queue.fail_all(&self.0.poisoned().unwrap_or(Failure::Closed));
+        self.0.wake_everyone();
+    }
+}
+
 impl Writer {
     pub(super) fn run(mut self) {
+        let _stopped = Stopped(self.shared.clone());
         loop {
             let (items, closed) = self.shared.queue.take(BATCH_BYTES, self.next_tick());
             self.process(items);
@@ -123,10 +138,10 @@ impl Writer {
     /// Rolls over to a new segment when `size` more bytes do not fit the active one.
     fn make_room(&mut self, batch: &mut Batch, size: u64) -> Result<(), Failure> {
         let config = &self.shared.config;
-        let records = self.active.records + batch.records;
         let full = self.active.position + batch.bytes + size > config.segment_bytes
-            || records >= config.segment_records;
-        if full && records > 0 {
+            || self.active.records + batch.records >= config.segment_records;
+        // A segment that holds its checkpoint alone takes an entry of any size.
+        if full && self.active.entries + batch.entries > 1 {
             self.flush(std::mem::take(batch))?;
             self.roll()?;
         }
@@ -311,14 +326,14 @@ impl Writer {
         }
         self.last_retention = now;
         let aged = now >= self.active.since + Duration::from_millis(config.segment_ms);
-        let result = if aged && self.active.records > 0 { self.roll() } else { Ok(()) };
+        let result = if aged && self.active.entries > 1 { self.roll() } else { Ok(()) };
         if let Err(failure) = result.and_then(|()| self.retain(false)) {
             tracing::warn!(?failure, "retention could not run");
         }
     }
 
     fn maintain(&mut self, compact: bool) -> Result<(), Failure> {
-        if self.active.records > 0 {
+        if self.active.entries > 1 {
             self.roll()?;
         }
         self.retain(compact)
@@ -371,7 +386,6 @@ impl Writer {
             }
         }
         drop(self.lock);
-        self.shared.wake_everyone();
     }
 }
 
