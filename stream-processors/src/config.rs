@@ -1,5 +1,7 @@
 //! Configuration of the assembly processor.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::assembly::Limits;
@@ -36,6 +38,12 @@ pub struct Config {
     pub close_by_wall_clock: bool,
     /// Longest time between a trace's closing and its transaction. Default 200.
     pub commit_interval_ms: u64,
+    /// Longest time between a position's move and its commit when there is nothing else to write. Default 1,000.
+    pub position_commit_ms: u64,
+    /// How often the ends of partitions are looked up, for lag and for idle traces. Default 500.
+    pub end_check_ms: u64,
+    /// First pause after a fault of the log; it doubles up to 10 s. Default 200.
+    pub retry_ms: u64,
     /// Outputs in one transaction at most. Default 10,000.
     pub max_commit_records: usize,
     /// Bytes of outputs that wait for a transaction; past them partitions are paused. Default 16 MiB.
@@ -61,6 +69,9 @@ impl Default for Config {
             dedup_batches: 4_096,
             close_by_wall_clock: true,
             commit_interval_ms: 200,
+            position_commit_ms: 1_000,
+            end_check_ms: 500,
+            retry_ms: 200,
             max_commit_records: 10_000,
             max_pending_bytes: 16 << 20,
             max_buffered_bytes: 32 << 20,
@@ -100,6 +111,10 @@ impl Config {
             return Err("group must not be empty".to_owned());
         }
         Ok(())
+    }
+
+    pub(crate) const fn retry(&self) -> Duration {
+        Duration::from_millis(self.retry_ms)
     }
 
     /// The bounds of the pure core.

@@ -21,8 +21,8 @@ use crate::{
 };
 use session::Session;
 
-/// First and longest pause before another try.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+/// Longest pause before another try.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// What the processor needs from its host.
 pub struct Deps<'a> {
@@ -92,13 +92,13 @@ impl Service {
     /// # Errors
     /// When the log refuses for good; everything passing is retried.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
-        let mut pause = BACKOFF.0;
+        let mut pause = self.config.retry();
         while !shutdown.is_cancelled() {
             let outcome = match Session::start(&self).await {
                 Ok(mut session) => {
                     let outcome = session.run(&shutdown).await;
                     if session.made_progress() {
-                        pause = BACKOFF.0;
+                        pause = self.config.retry();
                     }
                     outcome
                 }
@@ -121,7 +121,7 @@ impl Service {
                 () = tokio::time::sleep(pause) => {}
                 () = shutdown.cancelled() => {}
             }
-            pause = (pause * 2).min(BACKOFF.1);
+            pause = (pause * 2).min(LONGEST_PAUSE);
         }
         Ok(())
     }

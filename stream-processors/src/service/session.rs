@@ -22,7 +22,7 @@ use infertrace_schemas::{
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{BACKOFF, Error, Service};
+use super::{Error, LONGEST_PAUSE, Service};
 use crate::{
     assembly::{Assembly, Closed},
     dead_letter::dead_letter,
@@ -33,10 +33,6 @@ use crate::{
 
 /// Spans decoded into one batch.
 const BATCH_SPANS: usize = 8_192;
-/// How often the ends of partitions are looked up, for lag and for idle closing.
-const LOOK_UP: Duration = Duration::from_millis(500);
-/// A transaction that only moves positions may wait this long.
-const POSITIONS_ONLY: Duration = Duration::from_secs(1);
 const POLL_TIME: Duration = Duration::from_millis(100);
 /// Offsets at the end of a topic that may be transaction markers.
 const MARKERS: u64 = 8;
@@ -154,12 +150,12 @@ impl<'s> Session<'s> {
             Err(LogError::DataLoss { at, wanted, low }) => self.skip_lost(&at, wanted, low).await?,
             Err(error) if error.is_retriable() => {
                 tracing::warn!(%error, "the log cannot be read; trying again");
-                tokio::time::sleep(BACKOFF.0).await;
+                tokio::time::sleep(self.service.config.retry()).await;
             }
             Err(error) => return Err(error.into()),
         }
         if Instant::now() >= self.next_look_up {
-            self.next_look_up = Instant::now() + LOOK_UP;
+            self.next_look_up = Instant::now() + Duration::from_millis(self.service.config.end_check_ms);
             self.look_at_ends().await?;
         }
         if self.is_commit_due() {
@@ -177,6 +173,10 @@ impl<'s> Session<'s> {
         for record in &records {
             let partition = record.from.partition;
             let Some(input) = self.inputs.get_mut(&partition) else { continue };
+            // Fetched before a seek took effect.
+            if self.assembly.next_offset(partition).is_some_and(|next| record.offset.0 < next) {
+                continue;
+            }
             let payload = record.payload.as_deref().unwrap_or_default();
             let mut step =
                 Step { partition, offset: record.offset.0, timestamp_ms: record.timestamp.0, spans: 0 };
@@ -391,7 +391,7 @@ impl<'s> Session<'s> {
         }
         let since = self.last_commit.elapsed();
         if self.pending.is_empty() {
-            return since >= POSITIONS_ONLY;
+            return since >= Duration::from_millis(self.service.config.position_commit_ms);
         }
         since >= Duration::from_millis(self.service.config.commit_interval_ms)
             || self.pending.len() >= self.service.config.max_commit_records
@@ -439,7 +439,9 @@ impl<'s> Session<'s> {
             }
             Err(error) if error.is_retriable() => {
                 self.service.metrics.commit_failures.inc();
-                let pause = self.retry.map_or(BACKOFF.0, |(_, pause)| (pause * 2).min(BACKOFF.1));
+                let pause = self
+                    .retry
+                    .map_or(self.service.config.retry(), |(_, pause)| (pause * 2).min(LONGEST_PAUSE));
                 if self.retry.is_none() {
                     tracing::warn!(%error, "the log takes no transactions; input is paused");
                     self.pause_all(true)?;
@@ -473,7 +475,7 @@ impl<'s> Session<'s> {
                 Err(Error::Log(LogError::Fenced(_) | LogError::Ambiguous(_))) => return Ok(()),
                 Err(error) => return Err(error),
             }
-            tokio::time::sleep(BACKOFF.0 * (attempt + 1)).await;
+            tokio::time::sleep(self.service.config.retry() * (attempt + 1)).await;
         }
         tracing::warn!(
             outputs = self.pending.len(),
