@@ -22,7 +22,7 @@ use self::{
     buffer::Dictionary,
     derive::{Names, derive},
     origin::Origins,
-    scratch::{Scratch, find_or_check},
+    scratch::{Fixed, Scratch, find_or_check},
 };
 use crate::{
     frame::FrameError,
@@ -221,7 +221,8 @@ impl SpanReader {
         span: &'a [u8],
     ) -> Result<(), SpanError> {
         let columns = &mut self.columns;
-        let mut fixed = span::read(columns, &self.attribute_lookup, scratch, span)?;
+        let mut fixed = Fixed::new();
+        span::read(columns, &self.attribute_lookup, scratch, &mut fixed, span)?;
         let (trace_id, span_id, parent_span_id) = fixed.ids()?;
         fixed.check_times()?;
         check_text(fixed.status_message)?;

@@ -122,7 +122,8 @@ impl<'a> Fields<'a> {
 impl<'a> Iterator for Fields<'a> {
     type Item = Result<Field<'a>, WireError>;
 
-    #[inline]
+    // A `Field` that travels through memory costs more than reading it: always inlined, it stays in registers.
+    #[inline(always)]
     fn next(&mut self) -> Option<Self::Item> {
         if self.rest.is_empty() {
             return None;
@@ -135,7 +136,7 @@ impl<'a> Iterator for Fields<'a> {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn read_field<'a>(rest: &mut &'a [u8]) -> Result<Field<'a>, WireError> {
     let start = *rest;
     let key = read_varint(rest)?;
@@ -169,13 +170,17 @@ fn read_field<'a>(rest: &mut &'a [u8]) -> Result<Field<'a>, WireError> {
 /// [`WireError::Truncated`] or [`WireError::VarintOverflow`].
 #[inline]
 pub fn read_varint(rest: &mut &[u8]) -> Result<u64, WireError> {
-    if let Some((&first, tail)) = rest.split_first()
-        && first < 0x80
-    {
-        *rest = tail;
-        return Ok(u64::from(first));
+    match *rest {
+        [first @ 0..=0x7f, ref tail @ ..] => {
+            *rest = tail;
+            Ok(u64::from(*first))
+        }
+        [first, second @ 0..=0x7f, ref tail @ ..] => {
+            *rest = tail;
+            Ok(u64::from(first & 0x7f) | u64::from(*second) << 7)
+        }
+        _ => read_long_varint(rest),
     }
-    read_long_varint(rest)
 }
 
 fn read_long_varint(rest: &mut &[u8]) -> Result<u64, WireError> {
@@ -193,7 +198,22 @@ fn read_long_varint(rest: &mut &[u8]) -> Result<u64, WireError> {
     Err(if rest.len() >= 10 { WireError::VarintOverflow } else { WireError::Truncated })
 }
 
-#[inline]
+/// Reads a length and the bytes it announces off the front of `rest`.
+///
+/// # Errors
+/// [`WireError::Truncated`] or [`WireError::VarintOverflow`].
+#[inline(always)]
+pub fn read_bytes<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], WireError> {
+    let length = read_varint(rest)?;
+    if length > rest.len() as u64 {
+        return Err(WireError::Truncated);
+    }
+    let (bytes, tail) = rest.split_at(length as usize);
+    *rest = tail;
+    Ok(bytes)
+}
+
+#[inline(always)]
 fn read_array<'a, const N: usize>(rest: &mut &'a [u8]) -> Result<&'a [u8; N], WireError> {
     let (head, tail) = rest.split_first_chunk::<N>().ok_or(WireError::Truncated)?;
     *rest = tail;

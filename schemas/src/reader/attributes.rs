@@ -14,9 +14,9 @@ use super::{
 };
 use crate::{
     columns,
-    mapping::Lookup,
+    mapping::{Entry, Lookup},
     value::{AnyValue, ValueError, key_value},
-    wire::{WireError, read_varint},
+    wire::{WireError, read_bytes, read_varint},
 };
 
 /// Keys of one map column; its values stand beside it.
@@ -133,33 +133,103 @@ impl Maps {
         if known.is_none() {
             check_text(key)?;
         }
-        let value = parse_value(raw)?;
+        // The forms that every encoder writes; whatever else means the same is taken apart by `any`.
+        match raw {
+            [0x0a, tail @ ..] => {
+                let mut rest = tail;
+                let text = read_bytes(&mut rest)?;
+                if rest.is_empty() {
+                    return self.string(scratch, key, known, text);
+                }
+            }
+            [0x18, tail @ ..] => {
+                let mut rest = tail;
+                let number = read_varint(&mut rest)? as i64;
+                if rest.is_empty() {
+                    self.int(scratch, key, known, number);
+                    return Ok(());
+                }
+            }
+            [0x21, bits @ ..] if bits.len() == 8 => {
+                let bits = *bits.first_chunk::<8>().expect("eight bytes");
+                self.double(scratch, key, known, f64::from_le_bytes(bits));
+                return Ok(());
+            }
+            [0x10, flag @ (0 | 1)] => {
+                self.bool(scratch, key, known, *flag == 1);
+                return Ok(());
+            }
+            _ => {}
+        }
+        self.any(scratch, key, known, raw)
+    }
+
+    #[inline(always)]
+    fn string<'a>(
+        &mut self,
+        scratch: &mut Scratch<'a>,
+        key: &[u8],
+        known: Option<&Entry>,
+        text: &'a [u8],
+    ) -> Result<(), SpanError> {
+        check_text(text)?;
+        self.string_keys.keys.push(key);
+        self.strings.push(text);
+        if let Some(entry) = known {
+            scratch.offer_entry(entry, &AnyValue::String(text));
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn int(&mut self, scratch: &mut Scratch<'_>, key: &[u8], known: Option<&Entry>, number: i64) {
+        self.int_keys.keys.push(key);
+        self.ints.push(number);
+        if let Some(entry) = known {
+            scratch.offer_entry(entry, &AnyValue::Int(number));
+        }
+    }
+
+    #[inline(always)]
+    fn double(&mut self, scratch: &mut Scratch<'_>, key: &[u8], known: Option<&Entry>, number: f64) {
+        self.double_keys.keys.push(key);
+        self.doubles.push(number);
+        if let Some(entry) = known {
+            scratch.offer_entry(entry, &AnyValue::Double(number));
+        }
+    }
+
+    #[inline(always)]
+    fn bool(&mut self, scratch: &mut Scratch<'_>, key: &[u8], known: Option<&Entry>, flag: bool) {
+        self.bool_keys.keys.push(key);
+        self.bools.push(flag);
+        if let Some(entry) = known {
+            scratch.offer_entry(entry, &AnyValue::Bool(flag));
+        }
+    }
+
+    /// Takes a value of any kind, however it is encoded.
+    fn any<'a>(
+        &mut self,
+        scratch: &mut Scratch<'a>,
+        key: &[u8],
+        known: Option<&Entry>,
+        raw: &'a [u8],
+    ) -> Result<(), SpanError> {
+        let value = AnyValue::parse(raw)?;
         match value {
-            AnyValue::String(text) => {
-                check_text(text)?;
-                self.string_keys.keys.push(key);
-                self.strings.push(text);
-            }
-            AnyValue::Int(number) => {
-                self.int_keys.keys.push(key);
-                self.ints.push(number);
-            }
-            AnyValue::Double(number) => {
-                self.double_keys.keys.push(key);
-                self.doubles.push(number);
-            }
-            AnyValue::Bool(flag) => {
-                self.bool_keys.keys.push(key);
-                self.bools.push(flag);
-            }
+            AnyValue::String(text) => return self.string(scratch, key, known, text),
+            AnyValue::Int(number) => self.int(scratch, key, known, number),
+            AnyValue::Double(number) => self.double(scratch, key, known, number),
+            AnyValue::Bool(flag) => self.bool(scratch, key, known, flag),
             AnyValue::Empty | AnyValue::Array(_) | AnyValue::KvList(_) | AnyValue::Bytes(_) => {
                 value.check()?;
                 self.other_keys.keys.push(key);
                 self.others.push(raw);
+                if let Some(entry) = known {
+                    scratch.offer_entry(entry, &value);
+                }
             }
-        }
-        if let Some(entry) = known {
-            scratch.offer_entry(entry, &value);
         }
         Ok(())
     }
@@ -185,45 +255,18 @@ impl Maps {
 }
 
 /// Key and value of a message `{1: bytes, 2: bytes}`, quickly where it has the form that every encoder writes.
-#[inline]
+#[inline(always)]
 fn split_key_value(message: &[u8]) -> Result<(&[u8], &[u8]), WireError> {
     if let [0x0a, key_length @ 0..=0x7f, rest @ ..] = message
         && let Some((key, [0x12, tail @ ..])) = rest.split_at_checked(usize::from(*key_length))
     {
-        let mut value = tail;
-        if read_varint(&mut value)? == value.len() as u64 {
+        let mut rest = tail;
+        let value = read_bytes(&mut rest)?;
+        if rest.is_empty() {
             return Ok((key, value));
         }
     }
     key_value(message)
-}
-
-/// As [`AnyValue::parse`], quickly where the message is one field.
-#[inline]
-fn parse_value(message: &[u8]) -> Result<AnyValue<'_>, WireError> {
-    match message {
-        [0x0a, tail @ ..] => {
-            let mut text = tail;
-            if read_varint(&mut text)? == text.len() as u64 {
-                return Ok(AnyValue::String(text));
-            }
-        }
-        [0x18, tail @ ..] => {
-            let mut rest = tail;
-            let number = read_varint(&mut rest)?;
-            if rest.is_empty() {
-                return Ok(AnyValue::Int(number as i64));
-            }
-        }
-        [0x10, flag @ (0 | 1)] => return Ok(AnyValue::Bool(*flag == 1)),
-        [0x21, bits @ ..] => {
-            if let Ok(bits) = <[u8; 8]>::try_from(bits) {
-                return Ok(AnyValue::Double(f64::from_le_bytes(bits)));
-            }
-        }
-        _ => {}
-    }
-    AnyValue::parse(message)
 }
 
 /// Whether all of `bytes` is ASCII, eight at a time.

@@ -19,9 +19,9 @@ use hashbrown::HashTable;
 
 use crate::mapping::key_hash;
 
-/// Takes the content and leaves room for about as much again.
+/// Takes the content and leaves room for a little more than as much again.
 pub(super) fn take<T>(values: &mut Vec<T>) -> Vec<T> {
-    let next = Vec::with_capacity(values.len());
+    let next = Vec::with_capacity(values.len() + values.len() / 16);
     std::mem::replace(values, next)
 }
 
@@ -199,7 +199,7 @@ impl Strings {
     }
 
     fn finish_buffers(&mut self) -> (OffsetBuffer<i32>, Buffer) {
-        let mut next = Vec::with_capacity(self.offsets.len());
+        let mut next = Vec::with_capacity(self.offsets.len() + self.offsets.len() / 16);
         next.push(0);
         let offsets = std::mem::replace(&mut self.offsets, next);
         // SAFETY: the first offset is 0, every further one was the length of data that only grew or was
@@ -295,7 +295,7 @@ impl Lists {
 
     pub(super) fn finish(&mut self, rows: usize) -> OffsetBuffer<i32> {
         self.pad(rows);
-        let mut next = Vec::with_capacity(self.offsets.len());
+        let mut next = Vec::with_capacity(self.offsets.len() + self.offsets.len() / 16);
         next.push(0);
         let offsets = std::mem::replace(&mut self.offsets, next);
         OffsetBuffer::new(offsets.into())

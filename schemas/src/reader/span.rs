@@ -8,8 +8,21 @@ use super::{
 };
 use crate::{
     mapping::{Kind, Lookup, NATIVE, Target},
-    wire::{Field, Fields, Value, WireError},
+    wire::{Field, Fields, Value, WireError, read_bytes, read_varint},
 };
+
+/// One-byte tags of the fields that nearly every span has.
+mod tag {
+    pub(super) const TRACE_ID: u8 = 1 << 3 | 2;
+    pub(super) const SPAN_ID: u8 = 2 << 3 | 2;
+    pub(super) const PARENT_SPAN_ID: u8 = 3 << 3 | 2;
+    pub(super) const SERVICE: u8 = 4 << 3 | 2;
+    pub(super) const OPERATION: u8 = 5 << 3 | 2;
+    pub(super) const START: u8 = 6 << 3;
+    pub(super) const DURATION: u8 = 7 << 3;
+    pub(super) const ATTRIBUTE: u8 = 11 << 3 | 2;
+    pub(super) const KIND: u8 = 14 << 3;
+}
 
 /// Reads `span`; on an error the nested columns hold what came before it and are to be rolled back.
 #[inline]
@@ -17,43 +30,74 @@ pub(super) fn read<'a>(
     columns: &mut Columns,
     lookup: &Lookup,
     scratch: &mut Scratch<'a>,
+    fixed: &mut Fixed<'a>,
     span: &'a [u8],
-) -> Result<Fixed<'a>, SpanError> {
+) -> Result<(), SpanError> {
     scratch.clear();
-    let mut fixed = Fixed::new();
-    for field in Fields::new(span) {
-        let field = field?;
-        match field.number {
-            11 => columns.maps.attribute(lookup, scratch, field.bytes()?)?,
-            1 => fixed.trace_id = field.bytes()?,
-            2 => fixed.span_id = field.bytes()?,
-            3 => fixed.parent_span_id = field.bytes()?,
-            4 => fixed.service = field.bytes()?,
-            5 => fixed.operation = field.bytes()?,
-            6 => fixed.start_ns = field.varint()? as i64,
-            7 => fixed.duration_ns = field.varint()? as i64,
-            8 => message(scratch, field.bytes()?, INFERENCE)?,
-            9 => resources(scratch, field.bytes()?)?,
-            10 => columns.maps.tag(lookup, scratch, field.bytes()?)?,
-            12 => columns.events.push(scratch, field.bytes()?)?,
-            13 => columns.links.push(field.bytes()?)?,
-            14 => fixed.kind = small(field.varint()?),
-            15 => status(&mut fixed, field.bytes()?)?,
-            16 => fixed.flags = field.fixed32()?,
-            17 => fixed.dropped_events = field.varint()? as u32,
-            18 => fixed.dropped_links = field.varint()? as u32,
-            19 => fixed.trace_state = field.bytes()?,
-            20 => fixed.dropped_attributes = field.varint()? as u32,
-            21 => fixed.origin = field.varint()? as u32,
-            22 => message(scratch, field.bytes()?, PIPELINE)?,
-            23 => {
-                columns.tokens.push(field.bytes()?)?;
-                fixed.has_tokens = true;
+    let mut rest = span;
+    while let [tag, tail @ ..] = rest {
+        let start = rest;
+        rest = tail;
+        match *tag {
+            tag::ATTRIBUTE => columns.maps.attribute(lookup, scratch, read_bytes(&mut rest)?)?,
+            tag::TRACE_ID => fixed.trace_id = read_bytes(&mut rest)?,
+            tag::SPAN_ID => fixed.span_id = read_bytes(&mut rest)?,
+            tag::PARENT_SPAN_ID => fixed.parent_span_id = read_bytes(&mut rest)?,
+            tag::SERVICE => fixed.service = read_bytes(&mut rest)?,
+            tag::OPERATION => fixed.operation = read_bytes(&mut rest)?,
+            tag::START => fixed.start_ns = read_varint(&mut rest)? as i64,
+            tag::DURATION => fixed.duration_ns = read_varint(&mut rest)? as i64,
+            tag::KIND => fixed.kind = small(read_varint(&mut rest)?),
+            _ => {
+                let mut fields = Fields::new(start);
+                if let Some(field) = fields.next() {
+                    take(columns, lookup, scratch, fixed, &field?)?;
+                }
+                rest = fields.rest();
             }
-            _ => {}
         }
     }
-    Ok(fixed)
+    Ok(())
+}
+
+/// Takes one field of any kind.
+fn take<'a>(
+    columns: &mut Columns,
+    lookup: &Lookup,
+    scratch: &mut Scratch<'a>,
+    fixed: &mut Fixed<'a>,
+    field: &Field<'a>,
+) -> Result<(), SpanError> {
+    match field.number {
+        1 => fixed.trace_id = field.bytes()?,
+        2 => fixed.span_id = field.bytes()?,
+        3 => fixed.parent_span_id = field.bytes()?,
+        4 => fixed.service = field.bytes()?,
+        5 => fixed.operation = field.bytes()?,
+        6 => fixed.start_ns = field.varint()? as i64,
+        7 => fixed.duration_ns = field.varint()? as i64,
+        8 => message(scratch, field.bytes()?, INFERENCE)?,
+        9 => resources(scratch, field.bytes()?)?,
+        10 => columns.maps.tag(lookup, scratch, field.bytes()?)?,
+        11 => columns.maps.attribute(lookup, scratch, field.bytes()?)?,
+        12 => columns.events.push(scratch, field.bytes()?)?,
+        13 => columns.links.push(field.bytes()?)?,
+        14 => fixed.kind = small(field.varint()?),
+        15 => status(fixed, field.bytes()?)?,
+        16 => fixed.flags = field.fixed32()?,
+        17 => fixed.dropped_events = field.varint()? as u32,
+        18 => fixed.dropped_links = field.varint()? as u32,
+        19 => fixed.trace_state = field.bytes()?,
+        20 => fixed.dropped_attributes = field.varint()? as u32,
+        21 => fixed.origin = field.varint()? as u32,
+        22 => message(scratch, field.bytes()?, PIPELINE)?,
+        23 => {
+            columns.tokens.push(field.bytes()?)?;
+            fixed.has_tokens = true;
+        }
+        _ => {}
+    }
+    Ok(())
 }
 
 /// An enum's value; what does not fit a column is unspecified.
