@@ -347,7 +347,10 @@ fn a_never_ending_trace_is_cut() {
     assert_eq!(out.len(), 5);
     assert!(out[..4].iter().all(|closed| closed.closed_by == ClosedBy::MaxAge && closed.spans == 20));
     assert!(decode(&out[0]).incomplete_reasons.contains(&Cow::Borrowed("max_age")));
-    check_against_log(&log, &out);
+    let ranges: Vec<_> = out.iter().map(|closed| decode(closed).source).collect();
+    let starts: Vec<_> = ranges.iter().map(|source| source.first_offset).collect();
+    assert_eq!(starts, vec![0, 20, 40, 60, 80]);
+    assert!(ranges.iter().all(|source| source.last_offset == source.first_offset + 19));
 }
 
 /// Scenario: one trace of 100,000 spans over 200 records. Guarantee: one complete summary, in well under a second of CPU.
@@ -366,10 +369,7 @@ fn a_trace_of_100_000_spans() {
     let out = run(&log, limits());
     let summary = decode(&out[0]);
     assert_eq!((out.len(), summary.span_count, summary.complete), (1, 100_000, true));
-    assert_eq!(
-        summary.critical_path.len() as i32 + summary.critical_path_omitted,
-        summary.critical_path.len() as i32 + summary.critical_path_omitted.max(0)
-    );
+    assert!(!summary.critical_path.is_empty() && summary.critical_path.len() <= 64);
     assert!(begin.elapsed().as_secs() < 5, "took {:?}", begin.elapsed());
 }
 

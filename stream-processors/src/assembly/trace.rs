@@ -89,6 +89,10 @@ impl Trace {
             return false;
         }
         let inference = span.inference.map_or(NONE, |inference| {
+            if self.inference.capacity() == 0 {
+                // Mostly one span of a trace has such numbers.
+                self.inference.reserve_exact(1);
+            }
             self.inference.push(inference);
             self.inference.len() as u32 - 1
         });
