@@ -170,12 +170,13 @@ fn read_field<'a>(rest: &mut &'a [u8]) -> Result<Field<'a>, WireError> {
 /// [`WireError::Truncated`] or [`WireError::VarintOverflow`].
 #[inline]
 pub fn read_varint(rest: &mut &[u8]) -> Result<u64, WireError> {
-    match *rest {
-        [first @ 0..=0x7f, ref tail @ ..] => {
+    let bytes: &[u8] = rest;
+    match bytes {
+        [first @ 0..=0x7f, tail @ ..] => {
             *rest = tail;
             Ok(u64::from(*first))
         }
-        [first, second @ 0..=0x7f, ref tail @ ..] => {
+        [first, second @ 0..=0x7f, tail @ ..] => {
             *rest = tail;
             Ok(u64::from(first & 0x7f) | u64::from(*second) << 7)
         }
