@@ -95,7 +95,7 @@ impl Default for Limits {
             max_span_bytes: 768 << 10,
             max_spans: 100_000,
             max_attributes: 4096,
-            max_depth: 32,
+            max_depth: 30,
             max_origins: 4096,
             max_frames: 4096,
             max_clock_past_ms: 365 * 86_400_000,
@@ -186,8 +186,9 @@ impl Config {
         {
             return Err("transport: an HTTP/2 window is not between 65535 and 2147483647 bytes".into());
         }
-        if self.limits.max_depth == 0 || self.limits.max_depth > 64 {
-            return Err("limits.max_depth is not between 1 and 64".into());
+        // A level is three messages at most, and protobuf decoders give up at a hundred.
+        if self.limits.max_depth == 0 || self.limits.max_depth > 32 {
+            return Err("limits.max_depth is not between 1 and 32".into());
         }
         if transport.stream_in_flight == 0 || transport.max_connections == 0 {
             return Err("transport.stream_in_flight and transport.max_connections must be at least 1".into());

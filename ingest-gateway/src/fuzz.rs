@@ -145,7 +145,7 @@ impl Parser {
 
     fn json(&self, json: &[u8], signal: json::Signal) -> Result<Vec<u8>, String> {
         let mut out = Vec::new();
-        json::transcode(json, signal, self.limits.max_depth, &mut out).map_err(|error| error.to_string())?;
+        json::transcode(json, signal, &self.limits, &mut out).map_err(|error| error.to_string())?;
         Ok(out)
     }
 }

@@ -95,7 +95,7 @@ impl Ingest {
             Content::OtlpMetrics => parse::metrics::parse(bytes, &context)?,
             Content::OtlpJson(signal) => {
                 let mut protobuf = self.bodies.take();
-                parse::json::transcode(bytes, signal, self.config.limits.max_depth, &mut protobuf)?;
+                parse::json::transcode(bytes, signal, &self.config.limits, &mut protobuf)?;
                 match signal {
                     Signal::Traces => parse::otlp::parse(&protobuf, &context)?,
                     Signal::Metrics => parse::metrics::parse(&protobuf, &context)?,

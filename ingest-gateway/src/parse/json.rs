@@ -17,6 +17,7 @@ use super::{
     ParseError,
     json_schema::{Kind, METRICS, Message, TRACES},
 };
+use crate::config::Limits;
 
 /// Which request a JSON text is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,11 +26,11 @@ pub(crate) enum Signal {
     Metrics,
 }
 
-/// Appends the protobuf encoding of `json` to `out`.
+/// Appends the protobuf encoding of `json` to `out`, at most `limits.max_body_bytes` of it.
 pub(crate) fn transcode(
     json: &[u8],
     signal: Signal,
-    max_depth: u32,
+    limits: &Limits,
     out: &mut Vec<u8>,
 ) -> Result<(), ParseError> {
     let message = match signal {
@@ -37,17 +38,35 @@ pub(crate) fn transcode(
         Signal::Metrics => &METRICS,
     };
     let mut deserializer = serde_json::Deserializer::from_slice(json);
-    MessageSeed { message, depth: max_depth, out }
+    let bounds = Bounds { depth: limits.max_depth, bytes: limits.max_body_bytes };
+    MessageSeed { message, bounds, out }
         .deserialize(&mut deserializer)
         .and_then(|()| deserializer.end())
         .map_err(|error| ParseError::Invalid(format!("OTLP/JSON: {error}")))
 }
 
+/// What may still come.
+#[derive(Clone, Copy)]
+struct Bounds {
+    /// How many more recursive messages may nest.
+    depth: u32,
+    /// Bytes of output in all: a short number can be a long field.
+    bytes: usize,
+}
+
+impl Bounds {
+    fn check<E: serde::de::Error>(self, out: &[u8]) -> Result<(), E> {
+        if out.len() > self.bytes {
+            return Err(E::custom(format!("as protobuf it is larger than {} bytes", self.bytes)));
+        }
+        Ok(())
+    }
+}
+
 /// Writes the fields of one message.
 struct MessageSeed<'o> {
     message: &'static Message,
-    /// How many more recursive messages may nest.
-    depth: u32,
+    bounds: Bounds,
     out: &'o mut Vec<u8>,
 }
 
@@ -67,15 +86,16 @@ impl<'de> Visitor<'de> for MessageSeed<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let depth = match (self.message.recursive, self.depth.checked_sub(1)) {
-            (false, _) => self.depth,
-            (true, Some(depth)) => depth,
+        let bounds = match (self.message.recursive, self.bounds.depth.checked_sub(1)) {
+            (false, _) => self.bounds,
+            (true, Some(depth)) => Bounds { depth, ..self.bounds },
             (true, None) => return Err(A::Error::custom("attribute values nested too deep")),
         };
         while let Some(key) = map.next_key::<Cow<'de, str>>()? {
+            bounds.check(self.out)?;
             match self.message.fields.iter().find(|(name, ..)| same_name(name, &key)) {
                 Some(&(_, number, kind)) => {
-                    map.next_value_seed(FieldSeed { number, kind, depth, out: self.out })?;
+                    map.next_value_seed(FieldSeed { number, kind, bounds, out: self.out })?;
                 }
                 None => {
                     map.next_value::<IgnoredAny>()?;
@@ -110,7 +130,7 @@ fn same_name(name: &str, given: &str) -> bool {
 struct FieldSeed<'o> {
     number: u32,
     kind: Kind,
-    depth: u32,
+    bounds: Bounds,
     out: &'o mut Vec<u8>,
 }
 
@@ -209,11 +229,13 @@ impl<'de> Visitor<'de> for FieldSeed<'_> {
             .next_element_seed(FieldSeed {
                 number: self.number,
                 kind: *kind,
-                depth: self.depth,
+                bounds: self.bounds,
                 out: self.out,
             })?
             .is_some()
-        {}
+        {
+            self.bounds.check(self.out)?;
+        }
         Ok(())
     }
 
@@ -223,7 +245,7 @@ impl<'de> Visitor<'de> for FieldSeed<'_> {
         };
         put_varint(self.out, u64::from(self.number) << 3 | 2);
         let begin = self.out.len();
-        MessageSeed { message, depth: self.depth, out: self.out }.visit_map(map)?;
+        MessageSeed { message, bounds: self.bounds, out: self.out }.visit_map(map)?;
         insert_length(self.out, begin);
         Ok(())
     }

@@ -88,12 +88,22 @@ static RESOURCE: Message = message(
 
 static SCOPE: Message = message(
     "InstrumentationScope",
-    &[("name", 1, Text), ("version", 2, Text), ("attributes", 3, Repeated(&KEY_VALUE_KIND)), (DROPPED, 4, Varint)],
+    &[
+        ("name", 1, Text),
+        ("version", 2, Text),
+        ("attributes", 3, Repeated(&KEY_VALUE_KIND)),
+        (DROPPED, 4, Varint),
+    ],
 );
 
 static EVENT: Message = message(
     "Span.Event",
-    &[("timeUnixNano", 1, Fixed64), ("name", 2, Text), ("attributes", 3, Repeated(&KEY_VALUE_KIND)), (DROPPED, 4, Varint)],
+    &[
+        ("timeUnixNano", 1, Fixed64),
+        ("name", 2, Text),
+        ("attributes", 3, Repeated(&KEY_VALUE_KIND)),
+        (DROPPED, 4, Varint),
+    ],
 );
 
 static LINK: Message = message(

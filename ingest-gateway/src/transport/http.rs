@@ -7,9 +7,11 @@ use std::{
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderValue, Method, Request, Response, StatusCode,
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version,
     header::{ALLOW, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER},
+    request::Parts,
 };
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 
 use super::{
@@ -25,6 +27,10 @@ use crate::{
     telemetry::Protocol,
     tenant,
 };
+
+/// What is read of a refused HTTP/1 body, and for how long.
+const DISCARDED_BYTES: usize = 4 << 20;
+const DISCARD_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How a body is written, and so its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +78,8 @@ pub(super) async fn export(
     };
     let mut received = 0;
     let limit = Duration::from_millis(ingest.config.request_timeout_ms);
-    let handled = handle(&ingest, signal, format, protocol, request, &mut received);
+    let (head, mut body) = request.into_parts();
+    let handled = handle(&ingest, signal, format, protocol, &head, &mut body, &mut received);
     let result = tokio::time::timeout(limit, handled).await.unwrap_or_else(|_| {
         Err(Refusal::Unavailable {
             message: "the log did not confirm in time; send again".into(),
@@ -81,6 +88,11 @@ pub(super) async fn export(
     });
     let code = result.as_ref().map_or_else(Refusal::code, |_| Code::Ok);
     ingest.telemetry.answered(protocol, code, started.elapsed().as_secs_f64(), received);
+    if head.version < Version::HTTP_2
+        && let Err(Refusal::OverBudget { .. } | Refusal::Invalid(_) | Refusal::UnsupportedMedia(_)) = &result
+    {
+        discard(&mut body).await;
+    }
     let format = format.unwrap_or(Format::Json);
     match result {
         Ok(answer) => success(&ingest, format, signal, &answer),
@@ -93,17 +105,17 @@ async fn handle(
     signal: Signal,
     format: Option<Format>,
     protocol: Protocol,
-    request: Request<Incoming>,
+    head: &Parts,
+    body: &mut Incoming,
     received: &mut u64,
 ) -> Result<Answer, Refusal> {
-    if request.method() != Method::POST {
-        return Err(Refusal::MethodNotAllowed { method: request.method().to_string() });
+    if head.method != Method::POST {
+        return Err(Refusal::MethodNotAllowed { method: head.method.to_string() });
     }
     let format = format.ok_or_else(|| {
         Refusal::UnsupportedMedia("content-type must be application/x-protobuf or application/json".into())
     })?;
     ingest.admit()?;
-    let (head, body) = request.into_parts();
     let encoding = match head.headers.get(CONTENT_ENCODING) {
         None => Encoding::Identity,
         Some(name) => Encoding::from_name(name.as_bytes()).ok_or_else(|| {
@@ -127,6 +139,22 @@ async fn handle(
     let submitted = ingest.submit(content, protocol, &message.data, message.permit, tenant)?;
     drop(message.data);
     ingest.acknowledge(submitted).await
+}
+
+/// Reads on past a refusal, a bounded while. Closing an HTTP/1 connection on a sender that still writes resets it, and the
+/// sender may never see why it was refused.
+async fn discard(body: &mut Incoming) {
+    let read = async {
+        let mut left = DISCARDED_BYTES;
+        while let Some(Ok(frame)) = body.frame().await {
+            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+            if left == 0 {
+                return;
+            }
+        }
+    };
+    // Out of time is out of patience: the answer is sent all the same.
+    drop(tokio::time::timeout(DISCARD_PATIENCE, read).await);
 }
 
 fn respond(status: StatusCode, content_type: HeaderValue, body: impl Into<Bytes>) -> Response<Body> {

@@ -195,7 +195,7 @@ fn body_timeout(ingest: &Ingest) -> Duration {
 
 /// Reads a whole HTTP body.
 pub(crate) async fn read_body(
-    mut body: Incoming,
+    body: &mut Incoming,
     content_length: Option<u64>,
     ingest: &Ingest,
 ) -> Result<Message, Refusal> {

@@ -47,10 +47,7 @@ pub(crate) struct StreamBody {
 }
 
 impl StreamBody {
-    pub(super) fn poll_frame(
-        &mut self,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Frame<Bytes>>> {
+    pub(super) fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Frame<Bytes>>> {
         if let Some(driver) = &mut self.driver
             && let Poll::Ready(result) = driver.as_mut().poll(context)
         {
@@ -63,9 +60,7 @@ impl StreamBody {
         match self.answers.poll_recv(context) {
             Poll::Ready(Some(answer)) => Poll::Ready(Some(Frame::data(answer))),
             // The driver holds the sender: the channel ends with it.
-            Poll::Ready(None) => {
-                Poll::Ready(self.trailers.take().map(Frame::trailers))
-            }
+            Poll::Ready(None) => Poll::Ready(self.trailers.take().map(Frame::trailers)),
             Poll::Pending => Poll::Pending,
         }
     }
