@@ -12,9 +12,12 @@ use toml::{Table, Value};
 /// What every variable starts with.
 pub const VARIABLE_PREFIX: &str = "INFERTRACE_";
 
-/// Variables that are not configuration keys: the file itself, and what builds, tests and clients use.
+/// Variables that are not configuration keys: the file itself, and what clients and builds use.
 const OTHER_VARIABLES: [&str; 4] =
-    ["INFERTRACE_CONFIG", "INFERTRACE_ENDPOINT", "INFERTRACE_UI_DIST", "INFERTRACE_TEST_DATA"];
+    ["INFERTRACE_CONFIG", "INFERTRACE_ENDPOINT", "INFERTRACE_UI_DIST", "INFERTRACE_COMMIT"];
+
+/// What variables of tests start with.
+const TEST_PREFIX: &str = "INFERTRACE_TEST_";
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -81,7 +84,8 @@ pub fn load<T: DeserializeOwned + Serialize + Default>(
     }
     let keys = keys(&defaults);
     for (variable, text) in variables {
-        if !variable.starts_with(VARIABLE_PREFIX) || OTHER_VARIABLES.contains(&variable.as_str()) {
+        let ours = variable.starts_with(VARIABLE_PREFIX) && !variable.starts_with(TEST_PREFIX);
+        if !ours || OTHER_VARIABLES.contains(&variable.as_str()) {
             continue;
         }
         let Some(key) = keys.iter().find(|key| key.variable == variable) else {

@@ -1,0 +1,143 @@
+//! Installs what building and testing need, each thing once, and says what.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, bail};
+use infertrace_tests::{kafka, minio, process::cache_dir};
+
+/// A program that must be there, and Debian's package for it.
+struct Need {
+    /// How to see that it is there: a program on PATH, or a file.
+    probe: &'static str,
+    package: &'static str,
+}
+
+const fn need(probe: &'static str, package: &'static str) -> Need {
+    Need { probe, package }
+}
+
+const BUILD: &[Need] = &[
+    need("cc", "build-essential"),
+    need("g++", "build-essential"),
+    need("make", "build-essential"),
+    need("pkg-config", "pkg-config"),
+    need("/usr/include/openssl/ssl.h", "libssl-dev"),
+    need("/usr/include/zlib.h", "zlib1g-dev"),
+    need("node", "nodejs"),
+    need("npm", "npm"),
+];
+
+/// Debian's Rust for WebAssembly, where rustup's target is not installed.
+const WASM: &[Need] = &[
+    need("/usr/bin/cargo", "cargo-web"),
+    need("/usr/lib/rustlib/src/rust/library", "rust-web-src"),
+    need("/usr/bin/rustc", "rustc-web"),
+    need("/usr/bin/rust-lld", "rust-web-llvm"),
+    need("/usr/bin/wasm-ld-22", "lld-22"),
+];
+
+const TESTS: &[Need] = &[
+    need("java", "default-jre-headless"),
+    need("mvn", "maven"),
+    need("python3", "python3"),
+    need("chromium", "chromium"),
+];
+
+/// What `cargo xtask up` needs.
+pub(crate) fn for_build() -> anyhow::Result<()> {
+    install(BUILD)?;
+    if !rustup_builds_wasm() {
+        install(WASM)?;
+    }
+    Ok(())
+}
+
+/// What the tests need on top: Kafka, MinIO, Chromium, language SDKs.
+pub(crate) fn for_tests() -> anyhow::Result<()> {
+    for_build()?;
+    install(TESTS)?;
+    install_kafka()?;
+    install_minio()
+}
+
+fn rustup_builds_wasm() -> bool {
+    let printed = Command::new("rustc")
+        .args(["--print", "target-libdir", "--target", "wasm32-unknown-unknown"])
+        .output();
+    printed.is_ok_and(|output| Path::new(String::from_utf8_lossy(&output.stdout).trim()).is_dir())
+}
+
+fn is_there(probe: &str) -> bool {
+    if probe.starts_with('/') {
+        return Path::new(probe).exists();
+    }
+    std::env::var_os("PATH")
+        .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(probe).is_file()))
+}
+
+fn install(needs: &[Need]) -> anyhow::Result<()> {
+    let mut packages: Vec<&str> =
+        needs.iter().filter(|need| !is_there(need.probe)).map(|need| need.package).collect();
+    packages.dedup();
+    if packages.is_empty() {
+        return Ok(());
+    }
+    let line = format!("apt-get install -y --no-install-recommends {}", packages.join(" "));
+    // SAFETY: geteuid has no preconditions.
+    let root = unsafe { libc::geteuid() } == 0;
+    if !root || !is_there("apt-get") {
+        bail!("please install, as root: {line}");
+    }
+    eprintln!("setup: {line}");
+    run(Command::new("apt-get").args(["update", "-qq"]))?;
+    run(Command::new("apt-get")
+        .args(["install", "-y", "-qq", "--no-install-recommends"])
+        .args(&packages)
+        .env("DEBIAN_FRONTEND", "noninteractive"))
+}
+
+fn install_kafka() -> anyhow::Result<()> {
+    let jars = kafka::jars();
+    if fs::read_dir(&jars).is_ok_and(|mut jars| jars.next().is_some()) {
+        return Ok(());
+    }
+    eprintln!("setup: Kafka {} from Maven Central into {}", kafka::VERSION, jars.display());
+    let partial = jars.with_extension("partial");
+    fs::create_dir_all(&partial)?;
+    run(Command::new("mvn")
+        .args(["-q", "-B", "dependency:copy-dependencies", "-DincludeScope=runtime"])
+        .arg(format!("-DoutputDirectory={}", partial.display()))
+        .current_dir(crate::build::root().join("tests/kafka")))?;
+    fs::rename(&partial, &jars).context("moving Kafka's jars into place")
+}
+
+fn install_minio() -> anyhow::Result<()> {
+    let program = minio::program();
+    if program.is_file() {
+        return Ok(());
+    }
+    if !is_there("go") {
+        bail!("MinIO is built from its Go module: please install Go 1.24 or newer (https://go.dev/dl)");
+    }
+    let folder = program.parent().context("MinIO's folder")?;
+    fs::create_dir_all(folder)?;
+    eprintln!("setup: MinIO {} with go install into {} (about 3 minutes)", minio::VERSION, folder.display());
+    run(Command::new("go")
+        .args(["install", &format!("github.com/minio/minio@{}", minio::VERSION)])
+        .env("GOBIN", folder)
+        .env("GOFLAGS", "-mod=mod")
+        .current_dir(cache_dir()))
+}
+
+/// Runs a command that must succeed.
+pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
+    let status = command.stdin(Stdio::null()).status().with_context(|| format!("running {command:?}"))?;
+    if !status.success() {
+        bail!("{command:?} ended with {status}");
+    }
+    Ok(())
+}
