@@ -119,6 +119,19 @@ pub mod status {
     pub const ERROR: u8 = 2;
 }
 
+/// Parquet paths of the columns whose neighbours are close to one another: as `DELTA_BINARY_PACKED` they take a
+/// third of what they take plain, and keep a timeline of 4,096 tokens below 20 KB.
+pub const DELTA_CODED: &[&str] = &[
+    "tokens.itl_micros.list.item",
+    "tokens.attention_micros.list.item",
+    "tokens.ffn_micros.list.item",
+    "tokens.batch_sizes.list.item",
+];
+
+/// Parquet paths of small numbers in random order, which compress best with their bytes apart
+/// (`BYTE_STREAM_SPLIT`).
+pub const SPLIT_CODED: &[&str] = &["tokens.ids.list.item"];
+
 /// The time zone of every timestamp column.
 pub const UTC: &str = "UTC";
 

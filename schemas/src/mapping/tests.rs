@@ -147,7 +147,7 @@ fn frameworks_are_known_by_their_names() {
         ("vllm.v1.engine.core", Some("vllm")),
         ("sglang server", Some("sglang")),
         ("litellm", Some("litellm")),
-        ("llm_d_epp", None),
+        ("llm_d_epp", Some("llm-d")),
         ("llm-d", Some("llm-d")),
         ("vllmish", None),
         ("opentelemetry.instrumentation.vllm", None),

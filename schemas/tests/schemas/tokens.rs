@@ -4,11 +4,15 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use infertrace_proto::v1;
-use infertrace_schemas::{columns::index, view::SpanView};
+use infertrace_schemas::{
+    columns::{DELTA_CODED, SPLIT_CODED, index},
+    view::SpanView,
+};
 use parquet::{
     arrow::ArrowWriter,
-    basic::{Compression, ZstdLevel},
+    basic::{Compression, Encoding, ZstdLevel},
     file::properties::WriterProperties,
+    schema::types::ColumnPath,
 };
 use prost::Message;
 use rand::{Rng, SeedableRng, rngs::StdRng};
@@ -47,15 +51,27 @@ fn timeline() -> v1::TokenTimeline {
 /// Bytes of `columns` of `batch` as a zstd Parquet file, footer apart.
 fn parquet_bytes(batch: &RecordBatch, columns: &[usize]) -> usize {
     let batch = batch.project(columns).expect("columns of the schema");
-    let properties = WriterProperties::builder()
+    let mut properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::default()))
-        .set_dictionary_enabled(false)
-        .build();
+        .set_dictionary_enabled(false);
+    let delta = DELTA_CODED.iter().map(|column| (column, Encoding::DELTA_BINARY_PACKED));
+    let split = SPLIT_CODED.iter().map(|column| (column, Encoding::BYTE_STREAM_SPLIT));
+    for (column, encoding) in delta.chain(split) {
+        let path = ColumnPath::new(column.split('.').map(str::to_owned).collect());
+        properties = properties.set_column_encoding(path, encoding);
+    }
+    let properties = Some(properties.build());
     let mut writer =
-        ArrowWriter::try_new(Vec::new(), Arc::clone(batch.schema_ref()), Some(properties)).expect("a writer");
+        ArrowWriter::try_new(Vec::new(), Arc::clone(batch.schema_ref()), properties).expect("a writer");
     writer.write(&batch).expect("written to memory");
     let metadata = writer.finish().expect("written to memory");
-    metadata.row_groups().iter().map(|group| group.compressed_size() as usize).sum()
+    let chunks = metadata.row_groups().iter().flat_map(|group| group.columns());
+    chunks
+        .map(|chunk| {
+            println!("{}: {} bytes", chunk.column_path(), chunk.compressed_size());
+            chunk.compressed_size() as usize
+        })
+        .sum()
 }
 
 /// Scenario: 4,096 tokens with ids, latencies, attention and feed-forward times and batch sizes. Guarantee: the
