@@ -69,6 +69,10 @@ impl Budget {
     }
 
     fn release(&self, bytes: u64) {
+        // A permit that got nothing must not wake the waiters: one of them may have just dropped it.
+        if bytes == 0 {
+            return;
+        }
         self.used.fetch_sub(bytes, Ordering::Relaxed);
         self.released.notify_waiters();
     }

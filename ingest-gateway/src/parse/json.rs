@@ -11,7 +11,11 @@ use base64::Engine as _;
 use infertrace_schemas::wire::{
     put_bytes_field, put_fixed32_field, put_fixed64_field, put_varint, put_varint_field, varint_len,
 };
-use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{
+    Deserialize as _,
+    de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor},
+};
+use serde_json::value::RawValue;
 
 use super::{
     ParseError,
@@ -138,7 +142,22 @@ impl<'de> DeserializeSeed<'de> for FieldSeed<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_any(self)
+        if !matches!(self.kind, Kind::Double) {
+            return deserializer.deserialize_any(self);
+        }
+        // serde_json rounds some doubles in the last place; the text itself is parsed exactly.
+        let text = <&RawValue>::deserialize(deserializer)?.get();
+        match text.as_bytes().first() {
+            Some(b'n') => Ok(()),
+            Some(b'"') => {
+                let text: Cow<'_, str> = serde_json::from_str(text).map_err(D::Error::custom)?;
+                self.visit_str(&text)
+            }
+            _ => match text.parse::<f64>() {
+                Ok(value) if value.is_finite() => self.visit_f64(value),
+                _ => Err(D::Error::custom("expected a number")),
+            },
+        }
     }
 }
 

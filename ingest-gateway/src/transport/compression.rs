@@ -170,6 +170,10 @@ fn unzstd(input: &[u8], sink: &mut Sink<'_>) -> Result<(), UnpackError> {
 const SNAPPY_STREAM: &[u8] = b"\xff\x06\x00\x00sNaPpY";
 
 fn unsnappy(input: &[u8], sink: &mut Sink<'_>) -> Result<(), UnpackError> {
+    // A stream of no frames: what encoders of the frame format make of nothing.
+    if input.is_empty() {
+        return Ok(());
+    }
     if input.starts_with(SNAPPY_STREAM) {
         return sink.read_all(snap::read::FrameDecoder::new(input));
     }

@@ -368,7 +368,7 @@ async fn large_shares_are_split() {
         gateway.batches().into_iter().map(|batch| batch.batch_id).collect();
     let records = gateway.log.records(topics::SPANS);
     // The frames were opened and split into the same records as the batch: the same ids, as for a retry.
-    assert!(ids.len() > 20 && ids.len() < records.len());
+    assert!(ids.len() > 12 && ids.len() < records.len(), "{} ids, {} records", ids.len(), records.len());
     assert!(records.iter().all(|record| record.payload.as_ref().expect("a value").len() <= 8192));
     gateway.stop().await;
 }

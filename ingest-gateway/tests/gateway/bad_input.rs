@@ -238,7 +238,7 @@ async fn wrong_http_requests_are_refused_clearly() {
     let gateway = TestGateway::start().await;
     let json = ("content-type", "application/json");
     let protobuf = ("content-type", "application/x-protobuf");
-    let deep = format!("{}{}", r#"{"a":"#.repeat(200), "}".repeat(200));
+    let deep = format!("{}1{}", r#"{"a":"#.repeat(200), "}".repeat(200));
     let deep_value = format!(
         r#"{{"resourceSpans":[{{"resource":{{"attributes":[{{"key":"k","value":{}{{}}{}}}]}}}}]}}"#,
         r#"{"arrayValue":{"values":["#.repeat(60),

@@ -117,7 +117,7 @@ proptest! {
         let limit = if small { 40_000 } else { 900_000 };
         let parsed: Parsed = parser(limit).otlp(&request.encode_to_vec()).expect("valid");
         prop_assert_eq!(&parsed.rejected, &vec![]);
-        prop_assert_eq!(found(&parsed), expected(&request));
+        prop_assert!(found(&parsed) == expected(&request), "what came out is not what went in");
         for (_, payload) in &parsed.records {
             prop_assert!(payload.len() <= limit);
             let reencoded = v1::SpanBatch::decode(&**payload).expect("a SpanBatch").encode_to_vec();
@@ -134,7 +134,7 @@ proptest! {
         let protobuf = parser.json_traces(json_text::traces(&request).as_bytes()).expect("valid JSON");
         let parsed: Parsed = parser.otlp(&protobuf).expect("valid");
         prop_assert_eq!(&parsed.rejected, &vec![]);
-        prop_assert_eq!(found(&parsed), expected(&request));
+        prop_assert!(found(&parsed) == expected(&request), "what came out is not what went in");
     }
 
     /// Scenario: random spans as a native batch. Guarantee: each span's bytes are in its partition's record, unchanged.
@@ -160,7 +160,7 @@ proptest! {
         }
         sent.sort_by(|left, right| left.trace_id.cmp(&right.trace_id));
         stored.sort_by(|left, right| left.trace_id.cmp(&right.trace_id));
-        prop_assert_eq!(stored, sent);
+        prop_assert!(stored == sent, "a span changed");
     }
 
     /// Scenario: a valid request with bytes changed, removed and inserted. Guarantee: no parser panics, and every record
