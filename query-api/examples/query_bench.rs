@@ -112,7 +112,7 @@ fn trace(partition: u32, number: u64, start_ns: i64, out: &mut Vec<Vec<u8>>) {
     for index in 0..SPANS_A_TRACE {
         let own = mix(chance ^ index);
         let at = index as usize;
-        let failed = chance % 100 == 0 && index == 4;
+        let failed = chance.is_multiple_of(100) && index == 4;
         let is_engine = (4..7).contains(&index);
         let span = v1::Span {
             trace_id: id.to_vec(),
@@ -122,7 +122,7 @@ fn trace(partition: u32, number: u64, start_ns: i64, out: &mut Vec<Vec<u8>>) {
             operation_name: OPERATIONS[at].to_owned(),
             start_time_unix_nano: start_ns + index as i64 * 3_000_000 + (own % 1_000_000) as i64,
             // A long tail: one in a thousand takes more than a second.
-            duration_nanos: (1_000_000 + own % 40_000_000 + if own % 1_000 == 0 { 1_000_000_000 } else { 0 })
+            duration_nanos: (1_000_000 + own % 40_000_000 + if own.is_multiple_of(1_000) { 1_000_000_000 } else { 0 })
                 as i64,
             kind: if index == 0 { 2 } else { 1 },
             status: Some(v1::Status { code: if failed { 2 } else { 0 }, message: String::new() }),

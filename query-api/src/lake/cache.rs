@@ -241,7 +241,7 @@ pub(crate) struct FileReader {
 }
 
 impl FileReader {
-    fn from_tail(&self, range: &Range<u64>) -> Option<Bytes> {
+    fn in_tail(&self, range: &Range<u64>) -> Option<Bytes> {
         let (start, tail) = self.tail.as_ref()?;
         let from = usize::try_from(range.start.checked_sub(*start)?).ok()?;
         let to = usize::try_from(range.end.checked_sub(*start)?).ok()?;
@@ -252,7 +252,7 @@ impl FileReader {
 impl AsyncFileReader for FileReader {
     fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, ParquetError>> {
         Box::pin(async move {
-            match self.from_tail(&range) {
+            match self.in_tail(&range) {
                 Some(bytes) => Ok(bytes),
                 None => self.store.get_range(&self.path, range).await.map_err(store_error),
             }

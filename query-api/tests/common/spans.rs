@@ -164,7 +164,7 @@ pub fn varied(traces: u64) -> Vec<TestSpan> {
                     ("http.route", Value::Text(["/v1/chat", "/v1/embed"][chosen % 2])),
                     ("retries", Value::Int((chosen % 5) as i64)),
                     ("ratio", Value::Double(chosen as f64 % 4.0 / 4.0)),
-                    ("cached", Value::Bool(chosen % 2 == 0)),
+                    ("cached", Value::Bool(chosen.is_multiple_of(2))),
                     ("tags", Value::Texts(vec![["red", "green", "blue"][chosen % 3], "all"])),
                 ],
                 environment: ["prod", "canary"][trace as usize % 2],
