@@ -1,4 +1,227 @@
-//! stub
-pub(crate) fn run(_: &[String]) -> anyhow::Result<()> {
+//! `cargo xtask bench NAME`: one JSON line a measurement, CPU-seconds beside wall time.
+//!
+//! Parts are measured by the examples of their crates; the gateway and the whole path here, over real servers.
+
+use std::{
+    fs,
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail, ensure};
+use infertrace_tests::{
+    http,
+    infertrace::{STOP_TIMEOUT, Setup},
+    kafka::Kafka,
+    process::{Process, free_port, wait_until},
+};
+use serde_json::{Value, json};
+
+use crate::{
+    build::{self, cargo},
+    setup::{self, run as run_command},
+};
+
+pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
+    let Some((name, rest)) = arguments.split_first() else {
+        bail!(
+            "cargo xtask bench gateway | path | reader | transcode | parquet | processor | query | log | loadgen"
+        );
+    };
+    let example = |package: &str, example: &str| {
+        run_command(
+            cargo()
+                .args(["run", "--locked", "--release", "--package", package, "--example", example, "--"])
+                .args(rest),
+        )
+    };
+    match name.as_str() {
+        "gateway" => gateway(rest),
+        "path" => path(rest),
+        "loadgen" => loadgen(),
+        "reader" => example("infertrace-schemas", "reader_bench"),
+        "transcode" => example("infertrace-gateway", "transcode_bench"),
+        "parquet" => example("infertrace-sinks", "parquet_bench"),
+        "processor" => example("infertrace-processors", "processor_bench"),
+        "query" => example("infertrace-query", "query_bench"),
+        "log" => example("infertrace-runtime", "embedded_append"),
+        other => bail!("no benchmark is called {other:?}"),
+    }
+}
+
+/// CPU-seconds (user and system) that a process has used.
+fn cpu_seconds(id: u32) -> anyhow::Result<f64> {
+    let stat = fs::read_to_string(format!("/proc/{id}/stat"))?;
+    // The command's name is in parentheses and may hold anything; fields 14 and 15 are counted after it.
+    let (_, fields) = stat.rsplit_once(')').context("reading /proc")?;
+    let fields: Vec<&str> = fields.split_whitespace().collect();
+    let ticks: u64 = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
+    // SAFETY: sysconf has no preconditions.
+    let per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
+    Ok(ticks as f64 / per_second as f64)
+}
+
+/// Resident memory in MiB.
+fn rss_mib(id: u32) -> anyhow::Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{id}/status"))?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).context("reading /proc")?;
+    let kib: u64 = line.split_whitespace().nth(1).context("reading /proc")?.parse()?;
+    Ok(kib / 1024)
+}
+
+fn round(value: f64, digits: i32) -> f64 {
+    let scale = 10f64.powi(digits);
+    (value * scale).round() / scale
+}
+
+/// Blasts and returns the generator's JSON with the CPU-seconds that `under_test` used meanwhile.
+fn blast(under_test: &Process, arguments: &[&str]) -> anyhow::Result<(Value, f64)> {
+    let before = cpu_seconds(under_test.id())?;
+    let mut all = vec!["blast", "--json", "--progress", "0", "--retry"];
+    all.extend(arguments);
+    let output = Command::new(build::target_dir().join("release/infertrace-loadgen")).args(&all).output()?;
+    ensure!(output.status.success(), "blast: {}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8_lossy(&output.stdout);
+    let result: Value = serde_json::from_str(text.lines().last().unwrap_or_default())?;
+    Ok((result, cpu_seconds(under_test.id())? - before))
+}
+
+/// Acknowledged spans through one gateway into a real Kafka with 8 partitions.
+fn gateway(arguments: &[String]) -> anyhow::Result<()> {
+    let seconds = arguments.first().map_or("6", String::as_str);
+    setup::for_tests()?;
+    build::programs()?;
+    for compression in ["none", "lz4", "zstd"] {
+        // A broker of its own for each: a log that grows would tell on the later ones.
+        let kafka = Kafka::start()?;
+        let dir = tempfile::tempdir()?;
+        let mut setup = Setup::new(dir.path())?;
+        setup.flags = vec!["--kafka".into(), kafka.bootstrap()];
+        setup.variables = vec![("INFERTRACE_KAFKA_COMPRESSION".into(), compression.into())];
+        let mut process = setup.start("gateway", &[])?;
+        setup.wait_ready(&mut process, &setup.addresses.http_url())?;
+        let endpoint = setup.addresses.grpc_url();
+        let mut cases: Vec<(&str, &str, &str)> = vec![("native", "none", "1000"), ("otlp", "none", "1000")];
+        if compression == "none" {
+            cases.extend([("frames", "none", "1000"), ("frames", "lz4", "1000"), ("frames", "zstd", "1000")]);
+            cases.extend([("native", "none", "100"), ("otlp", "none", "100")]);
+        }
+        for (protocol, frames, spans) in cases {
+            let (result, cpu) = blast(
+                &process,
+                &[
+                    "--endpoint",
+                    &endpoint,
+                    "--protocol",
+                    protocol,
+                    "--compression",
+                    frames,
+                    "--spans-per-request",
+                    spans,
+                    "--duration",
+                    seconds,
+                ],
+            )?;
+            let acked = result["acked_spans"].as_f64().unwrap_or_default();
+            println!(
+                "{}",
+                json!({
+                    "bench": "gateway", "log": "kafka", "kafka_compression": compression, "protocol": protocol,
+                    "frame_compression": frames, "spans_per_request": spans, "acked_spans": result["acked_spans"],
+                    "acked_spans_per_s": result["spans_per_s"], "gateway_cpu_s": round(cpu, 2),
+                    "spans_per_gateway_cpu_s": round(acked / cpu, 0), "p50_ms": result["p50_ms"], "p99_ms": result["p99_ms"],
+                    "rss_mib": rss_mib(process.id())?, "generator_cpu_s": result["own_cpu_s"],
+                })
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Gateway to Parquet with assembly, all roles in one process: on the embedded log and on Kafka.
+fn path(arguments: &[String]) -> anyhow::Result<()> {
+    let spans = arguments.first().map_or("1000000", String::as_str);
+    setup::for_tests()?;
+    build::programs()?;
+    for log in ["embedded", "kafka"] {
+        let kafka = (log == "kafka").then(Kafka::start).transpose()?;
+        let dir = tempfile::tempdir()?;
+        let mut setup = Setup::new(dir.path())?;
+        if let Some(kafka) = &kafka {
+            setup.flags = vec!["--kafka".into(), kafka.bootstrap()];
+        }
+        let ops = free_port()?;
+        let mut up = setup.start("up", &["--no-demo", "--ops", &format!("127.0.0.1:{ops}")])?;
+        setup.wait_ready(&mut up, &setup.addresses.api_url())?;
+        let before = cpu_seconds(up.id())?;
+        let started = Instant::now();
+        let (result, ingest_cpu) =
+            blast(&up, &["--endpoint", &setup.addresses.grpc_url(), "--protocol", "otlp", "--count", spans])?;
+        let metrics = format!("{}/metrics", setup.addresses.api_url());
+        wait_until("every role to catch up", Duration::from_secs(300), || {
+            let (_, text) = http::get(&metrics)?;
+            let lags = text.lines().filter(|line| line.starts_with("infertrace_consumer_lag_records{"));
+            Ok(lags.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum::<f64>() == 0.0)
+        })?;
+        let caught_up = started.elapsed();
+        // A clean end closes what is open and writes what the sink holds; its CPU counts.
+        let (mut cpu, rss) = (cpu_seconds(up.id())?, rss_mib(up.id())?);
+        let id = up.id();
+        up.signal(libc::SIGTERM)?;
+        wait_until("the drain", STOP_TIMEOUT, || match cpu_seconds(id) {
+            Ok(now) if up.check_alive().is_ok() => {
+                cpu = now.max(cpu);
+                Ok(false)
+            }
+            _ => Ok(true),
+        })?;
+        let used = cpu - before;
+        let acked = result["acked_spans"].as_f64().unwrap_or_default();
+        println!(
+            "{}",
+            json!({
+                "bench": "path", "log": log, "protocol": "otlp", "acked_spans": result["acked_spans"],
+                "acked_spans_per_s": result["spans_per_s"], "p99_ms": result["p99_ms"], "ingest_cpu_s": round(ingest_cpu, 2),
+                "caught_up_s": round(caught_up.as_secs_f64(), 2), "cpu_s": round(used, 2),
+                "spans_per_cpu_s": round(acked / used, 0), "rss_mib": rss,
+                "lake_bytes_per_span": round(folder_bytes(&dir.path().join("data/lake/spans"))? as f64 / acked, 1),
+            })
+        );
+    }
+    Ok(())
+}
+
+fn folder_bytes(folder: &Path) -> anyhow::Result<u64> {
+    let mut bytes = 0;
+    for entry in fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))? {
+        let entry = entry?;
+        let metadata = entry.metadata()?;
+        bytes += if metadata.is_dir() { folder_bytes(&entry.path())? } else { metadata.len() };
+    }
+    Ok(bytes)
+}
+
+/// The generator alone, against a server that drops everything.
+fn loadgen() -> anyhow::Result<()> {
+    build::programs()?;
+    let port = free_port()?;
+    let dir = tempfile::tempdir()?;
+    let mut command = Command::new(build::target_dir().join("release/infertrace-loadgen"));
+    command.args(["blast-sink", "--listen", &format!("127.0.0.1:{port}")]);
+    let sink = Process::start("blast-sink", command, &dir.path().join("sink.log"))?;
+    let address = format!("127.0.0.1:{port}");
+    wait_until("the sink", Duration::from_secs(10), || Ok(std::net::TcpStream::connect(&address).is_ok()))?;
+    for protocol in ["native", "otlp"] {
+        let endpoint = format!("http://{address}");
+        let (result, _) =
+            blast(&sink, &["--endpoint", &endpoint, "--protocol", protocol, "--duration", "5"])?;
+        let acked = result["acked_spans"].as_f64().unwrap_or_default();
+        let own = result["own_cpu_s"].as_f64().unwrap_or(f64::NAN);
+        println!(
+            "{}",
+            json!({"bench": "loadgen", "protocol": protocol, "spans_per_s": result["spans_per_s"], "own_cpu_s": own, "spans_per_own_cpu_s": round(acked / own, 0)})
+        );
+    }
     Ok(())
 }
