@@ -78,9 +78,10 @@ impl Scratch {
             let above = if node.parent == NONE { 0 } else { self.reported[node.parent as usize] };
             self.reported[index] = above;
             let Some(numbers) = inference_of(trace, &trace.spans[node.input as usize]) else { continue };
-            let own = u8::from(numbers.input_tokens.is_some()) * INPUT
-                | u8::from(numbers.output_tokens.is_some()) * OUTPUT
-                | u8::from(numbers.cached_tokens.is_some()) * CACHED;
+            let flag = |reported: Option<u64>, flag: u8| if reported.is_some() { flag } else { 0 };
+            let own = flag(numbers.input_tokens, INPUT)
+                | flag(numbers.output_tokens, OUTPUT)
+                | flag(numbers.cached_tokens, CACHED);
             self.reported[index] = above | own;
             let fresh = own & !above;
             let value = |flag: u8, reported: Option<u64>| reported.filter(|_| fresh & flag != 0);

@@ -279,7 +279,8 @@ fn clock_shift(span: &SpanNode, caller: &SpanNode, caller_start: i64) -> i64 {
     }
     // Only of a remote call is it known that the caller waited; other children may rightly end later.
     let waited_for = span.kind == SERVER && caller.kind == CLIENT;
-    if !starts_early && !(ends_late && waited_for) {
+    let is_off = starts_early || (ends_late && waited_for);
+    if !is_off {
         return 0;
     }
     // The network's share is taken as equal on both ways.

@@ -335,6 +335,9 @@ impl<'s> Session<'s> {
             self.inputs.remove(&partition);
             self.service.metrics.drop_lag(partition);
             self.pending.retain(|pending| pending.partition != partition);
+            if self.pending.is_empty() {
+                self.pending_bytes = 0;
+            }
             tracing::info!(%at, "partition revoked");
         }
         self.report();
