@@ -223,7 +223,7 @@ impl SpanReader {
         let columns = &mut self.columns;
         let mut fixed = Fixed::new();
         span::read(columns, &self.attribute_lookup, scratch, &mut fixed, span)?;
-        let (trace_id, span_id, parent_span_id) = fixed.ids()?;
+        let ids = fixed.ids()?;
         fixed.check_times()?;
         check_text(fixed.status_message)?;
         check_text(fixed.trace_state)?;
@@ -240,7 +240,7 @@ impl SpanReader {
             stage_name: self.names.stage_name(operation, &columns.operation.dictionary),
         };
         derive(scratch, &mut fixed, &mut columns.tokens, origin, names);
-        let row = Row { trace_id, span_id, parent_span_id, service, operation, fixed: &fixed };
+        let row = Row { ids, service, operation, fixed: &fixed };
         columns.commit(&row, scratch, origin);
         Ok(())
     }

@@ -26,6 +26,9 @@ pub mod field {
     pub const PACKED: u32 = 5;
 }
 
+/// Origins of one record: more than a request of 16 MiB with a resource a span can have.
+pub const MAX_ORIGINS: usize = 1 << 20;
+
 /// Identity of a batch within its partition.
 pub type BatchId = [u8; 16];
 
@@ -51,6 +54,9 @@ pub enum RecordError {
     /// Spans beside a packed body, a second packed body, or one inside another.
     #[error("a packed body beside or inside other spans")]
     MixedPacking,
+    /// More than [`MAX_ORIGINS`] resources and scopes, which cost memory far beyond their bytes.
+    #[error("more than {MAX_ORIGINS} origins")]
+    TooManyOrigins,
     /// Not the record's fault: the reader has to finish its batch first, then take the record again.
     #[error("the reader's batch is full")]
     ReaderFull,
@@ -250,12 +256,10 @@ impl<'a> Outline<'a> {
                 self.tenant =
                     simdutf8::basic::from_utf8(field.bytes()?).map_err(|_| RecordError::BadTenant)?;
             }
+            field::ORIGINS if self.origins.len() == MAX_ORIGINS => return Err(RecordError::TooManyOrigins),
             field::ORIGINS => self.origins.push(field.bytes()?),
-            field::PACKED => {
-                if self.packed.replace(field.bytes()?).is_some() {
-                    return Err(RecordError::MixedPacking);
-                }
-            }
+            field::PACKED if self.packed.is_some() => return Err(RecordError::MixedPacking),
+            field::PACKED => self.packed = Some(field.bytes()?),
             _ => {}
         }
         Ok(())

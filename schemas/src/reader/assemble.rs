@@ -17,7 +17,7 @@ use super::{
     buffer::{Bits, Sparse, SparseFlags, SparseTerms, SparseText, Terms, take},
     nested::{Events, Links, Tokens},
     origin::Origin,
-    scratch::{Fixed, Scratch},
+    scratch::{Fixed, Ids, Scratch},
 };
 use crate::{
     columns::{UTC, index, name, span_schema},
@@ -26,9 +26,7 @@ use crate::{
 
 /// A span's fixed fields, checked, its texts already numbered.
 pub(super) struct Row<'a, 'f> {
-    pub(super) trace_id: [u8; 16],
-    pub(super) span_id: [u8; 8],
-    pub(super) parent_span_id: Option<[u8; 8]>,
+    pub(super) ids: Ids,
     pub(super) service: i32,
     pub(super) operation: i32,
     pub(super) fixed: &'f Fixed<'a>,
@@ -107,10 +105,10 @@ impl Columns {
     pub(super) fn commit(&mut self, row: &Row<'_, '_>, scratch: &Scratch<'_>, origin: &Origin) {
         let at = self.rows();
         let fixed = row.fixed;
-        self.trace_ids.extend_from_slice(&row.trace_id);
-        self.span_ids.extend_from_slice(&row.span_id);
-        self.parent_ids.extend_from_slice(&row.parent_span_id.unwrap_or_default());
-        self.has_parent.push(row.parent_span_id.is_some());
+        self.trace_ids.extend_from_slice(&row.ids.trace_id);
+        self.span_ids.extend_from_slice(&row.ids.span_id);
+        self.parent_ids.extend_from_slice(&row.ids.parent_span_id.unwrap_or_default());
+        self.has_parent.push(row.ids.parent_span_id.is_some());
         self.starts.push(fixed.start_ns);
         self.durations.push(fixed.duration_ns);
         self.service.keys.push(row.service);

@@ -56,7 +56,7 @@ impl Bits {
     pub(super) fn truncate(&mut self, rows: usize) {
         if rows < self.rows {
             self.bytes.truncate(rows.div_ceil(8));
-            if rows % 8 != 0
+            if !rows.is_multiple_of(8)
                 && let Some(last) = self.bytes.last_mut()
             {
                 *last &= (1 << (rows % 8)) - 1;

@@ -33,9 +33,8 @@ pub(super) fn derive<'a>(
     for (target, rank, bits) in &origin.numbers {
         scratch.offer_bits(*target, *rank, *bits);
     }
-    if !fixed.has_tokens && !(scratch.token_times.is_empty() && scratch.token_batch_sizes.is_empty()) {
-        tokens.push_arrays(scratch.token_times, scratch.token_batch_sizes);
-        fixed.has_tokens = true;
+    if !fixed.has_tokens {
+        fixed.has_tokens = tokens.push_arrays(scratch.token_times, scratch.token_batch_sizes);
     }
     if fixed.has_tokens {
         from_tokens(scratch, tokens);

@@ -306,8 +306,18 @@ impl Tokens {
         self.itl_micros.values.push(clamp(latency));
     }
 
-    /// Takes LoongSuite's arrays: seconds from the span's start to each token, and batch sizes.
-    pub(super) fn push_arrays(&mut self, times: &[u8], batch_sizes: &[u8]) {
+    /// Takes LoongSuite's arrays, seconds from the span's start to each token and batch sizes; answers whether
+    /// there were any.
+    #[inline]
+    pub(super) fn push_arrays(&mut self, times: &[u8], batch_sizes: &[u8]) -> bool {
+        if times.is_empty() && batch_sizes.is_empty() {
+            return false;
+        }
+        self.push_numbers(times, batch_sizes);
+        !(self.itl_micros.pending().is_empty() && self.batch_sizes.pending().is_empty())
+    }
+
+    fn push_numbers(&mut self, times: &[u8], batch_sizes: &[u8]) {
         let numbers = |array| {
             items(array).map_while(Result::ok).filter_map(|item| match AnyValue::parse(item) {
                 Ok(AnyValue::Double(number)) => Some(number),

@@ -141,11 +141,10 @@ impl<'a> Scratch<'a> {
         }
         match convert(value, how) {
             Some(Converted::Text(text)) => self.offer_text(target, rank, text),
-            Some(Converted::Count(count)) => {
-                if target.kind() != Kind::U32 || u32::try_from(count).is_ok() {
-                    self.offer_bits(target, rank, count);
-                }
+            Some(Converted::Count(count)) if target.kind() != Kind::U32 || u32::try_from(count).is_ok() => {
+                self.offer_bits(target, rank, count);
             }
+            Some(Converted::Count(_)) => {}
             Some(Converted::Number(number)) => self.offer_number(target, rank, number),
             Some(Converted::Flag(flag)) => self.offer_bits(target, rank, u64::from(flag)),
             Some(Converted::Array(array)) => match target {
@@ -170,6 +169,14 @@ impl<'a> Scratch<'a> {
     pub(super) const fn text(&self, target: Target) -> &'a [u8] {
         self.text[target as usize]
     }
+}
+
+/// Who a span is.
+#[derive(Clone, Copy)]
+pub(super) struct Ids {
+    pub(super) trace_id: [u8; 16],
+    pub(super) span_id: [u8; 8],
+    pub(super) parent_span_id: Option<[u8; 8]>,
 }
 
 /// The fields of a span that are always there.
@@ -218,7 +225,7 @@ impl<'a> Fixed<'a> {
 
     /// The three ids, once they have the right lengths and say something.
     #[inline]
-    pub(super) fn ids(&self) -> Result<([u8; 16], [u8; 8], Option<[u8; 8]>), SpanError> {
+    pub(super) fn ids(&self) -> Result<Ids, SpanError> {
         let trace_id: [u8; 16] = self.trace_id.try_into().map_err(|_| SpanError::BadTraceId)?;
         let span_id: [u8; 8] = self.span_id.try_into().map_err(|_| SpanError::BadSpanId)?;
         if trace_id == [0; 16] || span_id == [0; 8] {
@@ -228,7 +235,7 @@ impl<'a> Fixed<'a> {
             [] => None,
             id => Some(id.try_into().map_err(|_| SpanError::BadParentSpanId)?),
         };
-        Ok((trace_id, span_id, parent.filter(|id| *id != [0; 8])))
+        Ok(Ids { trace_id, span_id, parent_span_id: parent.filter(|id| *id != [0; 8]) })
     }
 
     #[inline]

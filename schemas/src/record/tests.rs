@@ -127,7 +127,7 @@ fn the_batch_id_is_the_shares_identity() {
 }
 
 /// Scenario: records that nobody may read: a wrong id length, a body beside spans, two bodies, a body in a
-/// body, an unknown codec, a lying size, cut bytes. Guarantee: each is a `RecordError`.
+/// body, an unknown codec, too many origins, a lying size, cut bytes. Guarantee: each is a `RecordError`.
 #[test]
 fn poison_is_recognised() {
     let packed = |codec: i32, size: u64, body: &[u8]| v1::PackedSpans {
@@ -158,6 +158,10 @@ fn poison_is_recognised() {
 
     let liar = v1::SpanBatch { packed: Some(packed(0, 7, b"")), ..v1::SpanBatch::default() };
     assert!(matches!(refused(&liar), Some(RecordError::Frame(FrameError::SizeMismatch { .. }))));
+
+    let crowded: Vec<u8> = [(field::ORIGINS << 3 | 2) as u8, 0].repeat(MAX_ORIGINS + 1);
+    assert!(matches!(open(&crowded, &mut Vec::new()), Err(RecordError::TooManyOrigins)));
+    assert!(open(&crowded[2..], &mut Vec::new()).is_ok());
 
     let good = encode_share("t", b"", [b"0123456789".as_slice()], &[]);
     assert!(matches!(open(&good[..good.len() - 1], &mut Vec::new()), Err(RecordError::Wire(_))));

@@ -364,7 +364,7 @@ mod tests {
     /// Guarantee: every number is exact and no text is touched.
     #[test]
     fn doubles_survive_their_text() {
-        let numbers = [0.1, 123456.789012345678, 2.2250738585072014e-308, 9007199254740993.0, -0.0, 1e300];
+        let numbers = [0.1, 123_456.789_012_345_68, 2.2250738585072014e-308, 9007199254740993.0, -0.0, 1e300];
         for number in numbers {
             let mut text = Vec::new();
             value::put_otlp_entry(&mut text, "a\"doubleValue\":1", &value::AnyValue::Double(number));

@@ -3,6 +3,7 @@
 mod captures;
 mod differential;
 mod evolution;
+mod generate;
 mod mapping;
 mod partition;
 mod rollback;

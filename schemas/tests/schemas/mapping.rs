@@ -52,7 +52,7 @@ fn sample(row: &Row, number: u32) -> (Value, String) {
         }
         Convert::Count => (Value::IntValue(count), count.to_string()),
         Convert::Number => (Value::DoubleValue(half), number_text(half)),
-        Convert::Flag => (Value::BoolValue(number % 2 == 0), (number % 2 == 0).to_string()),
+        Convert::Flag => (Value::BoolValue(number.is_multiple_of(2)), number.is_multiple_of(2).to_string()),
         Convert::SecondsToNanos => (Value::DoubleValue(half), format!("{}", (half * 1e9) as u64)),
         Convert::MillisToNanos => (Value::DoubleValue(half), format!("{}", (half * 1e6) as u64)),
         Convert::SecondsToMillis => (Value::DoubleValue(half), number_text(half * 1e3)),

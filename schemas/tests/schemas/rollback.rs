@@ -24,7 +24,7 @@ fn rich_span(number: u8) -> v1::Span {
             text("text", "value"),
             attribute("int", Value::IntValue(number.into())),
             attribute("double", Value::DoubleValue(0.5)),
-            attribute("bool", Value::BoolValue(number % 2 == 0)),
+            attribute("bool", Value::BoolValue(number.is_multiple_of(2))),
             attribute("bytes", Value::BytesValue(vec![number])),
             text("gen_ai.request.model", "model"),
         ],
