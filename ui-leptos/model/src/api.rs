@@ -11,7 +11,7 @@ use serde::de::{self, Deserializer, Visitor};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-/// A 64-bit quantity in nanoseconds; a decimal string on the wire (as OTLP/JSON writes it), a number is taken too.
+/// A 64-bit quantity, most often in nanoseconds; a decimal string on the wire (as OTLP/JSON writes it), a number is taken too.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Nanos(pub i64);
 
@@ -94,6 +94,30 @@ pub struct TraceDetail {
     pub spans: Vec<Span>,
     /// Ids of the spans on the critical path.
     pub critical_path: Vec<String>,
+    /// The path's parts, by clocks that the server adjusted.
+    pub critical_path_segments: Vec<PathSegment>,
+    /// Services whose clocks the server adjusted.
+    pub clock_shifts: Vec<ClockShift>,
+    /// Models that took part.
+    pub models: Vec<String>,
+    /// Prompt tokens, each request counted once.
+    pub input_tokens: Option<Nanos>,
+    /// Generated tokens.
+    pub output_tokens: Option<Nanos>,
+    /// Prompt tokens that came from a cache.
+    pub cached_tokens: Option<Nanos>,
+    /// Time to first token of the first request.
+    pub ttft_nano: Option<Nanos>,
+    /// Its share in the queue.
+    pub ttft_queue_nano: Option<Nanos>,
+    /// Its share in prefill.
+    pub ttft_prefill_nano: Option<Nanos>,
+    /// Whether it was reported; else it was derived from queue and prefill spans.
+    pub ttft_measured: Option<bool>,
+    /// Sum of self times over duration.
+    pub parallelism: Option<f64>,
+    /// What the answer leaves out, in words.
+    pub warnings: Vec<String>,
     /// Set when the server left spans out.
     pub truncated: Option<bool>,
 }
@@ -116,6 +140,28 @@ impl TraceDetail {
         }
         self.completeness.as_ref().and_then(words)
     }
+}
+
+/// A part of the critical path.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct PathSegment {
+    /// Hexadecimal.
+    pub span_id: String,
+    /// Since 1970.
+    pub start_unix_nano: Nanos,
+    /// Not negative.
+    pub duration_nano: Nanos,
+}
+
+/// How far a service's clock was off.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct ClockShift {
+    /// Service name.
+    pub service: String,
+    /// The greatest shift that was added to its times.
+    pub shift_nano: Nanos,
 }
 
 /// One span of a trace.
@@ -255,14 +301,15 @@ pub struct Problem {
     pub code: String,
 }
 
-/// `GET /api/v1/services` and `/api/v1/models`: a bare list, or one in a member, of names or of objects with a name.
-pub fn names_from(json: &str) -> Vec<String> {
+/// `GET /api/v1/services` and `/api/v1/models`: the list in the named member, or a bare one, of names or of objects with a
+/// name.
+pub fn names_from(json: &str, member: &str) -> Vec<String> {
     let Ok(value) = serde_json::from_str::<Value>(json) else {
         return Vec::new();
     };
     let list = match &value {
         Value::Array(items) => Some(items),
-        Value::Object(members) => members.values().find_map(Value::as_array),
+        Value::Object(members) => members.get(member).and_then(Value::as_array),
         _ => None,
     };
     let mut names: Vec<String> = list.into_iter().flatten().filter_map(name_of).collect();
@@ -312,8 +359,8 @@ mod tests {
             r#"{"services":["b","a"]}"#,
             r#"{"services":[{"name":"b"},{"service":"a","spans":3}]}"#,
         ] {
-            assert_eq!(names_from(json), ["a", "b"], "{json}");
+            assert_eq!(names_from(json, "services"), ["a", "b"], "{json}");
         }
-        assert!(names_from("not json").is_empty());
+        assert!(names_from("not json", "services").is_empty());
     }
 }

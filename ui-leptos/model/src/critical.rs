@@ -96,7 +96,7 @@ fn clip(segments: &mut Vec<Segment>) {
 pub struct Share {
     /// Stage, or service where no span says its stage.
     pub name: String,
-    /// Whether `name` is a stage.
+    /// Whether `name` is a stage and not a service.
     pub is_stage: bool,
     /// Nanoseconds on the critical path.
     pub time: i64,
@@ -135,6 +135,7 @@ pub fn shares(model: &TraceModel) -> Vec<Share> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::{ClockShift, Nanos, PathSegment, TraceDetail};
     use crate::testing::{any_trace, large_trace, span, trace};
     use proptest::prelude::*;
 
@@ -182,6 +183,31 @@ mod tests {
         let model = crate::trace::TraceModel::build(detail);
         assert!(model.node(0).critical && !model.node(1).critical);
         assert!(model.segments.iter().all(|segment| segment.span == 0));
+    }
+
+    /// Scenario: the API gives the path's parts too, one of them beyond its span; and once with adjusted clocks.
+    /// Guarantee: they are drawn as given, clipped to the span; with adjusted clocks they are computed here.
+    #[test]
+    fn the_servers_segments_win() {
+        let told = |clock_shifts| {
+            let part = |id: u64, start: i64, duration| PathSegment {
+                span_id: format!("{id:016x}"),
+                start_unix_nano: Nanos(1_700_000_000_000_000_000 + start),
+                duration_nano: Nanos(duration),
+            };
+            crate::trace::TraceModel::build(TraceDetail {
+                spans: vec![span(1, 0, 0, 100), span(2, 1, 10, 80)],
+                critical_path: vec![format!("{:016x}", 1)],
+                critical_path_segments: vec![part(1, 0, 40), part(1, 60, 80)],
+                clock_shifts,
+                ..TraceDetail::default()
+            })
+        };
+        let own = |model: &TraceModel| -> Vec<(i64, i64)> {
+            model.critical_segments(0).iter().map(|segment| (segment.start, segment.end)).collect()
+        };
+        assert_eq!(own(&told(Vec::new())), [(0, 40), (60, 100)]);
+        assert_eq!(own(&told(vec![ClockShift::default()])), [(0, 10), (90, 100)]);
     }
 
     /// Scenario: 10,000 spans. Guarantee: shares are found at once.

@@ -4,15 +4,15 @@
 use crate::format;
 use crate::query_string::{self, Writer};
 
-/// Outcome of a trace.
+/// Status of a span. A trace is listed when one of its spans passes every filter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum StatusFilter {
-    /// Every trace.
+    /// Every span.
     #[default]
     Any,
-    /// No span failed.
+    /// Set to OK by the program.
     Ok,
-    /// At least one span failed.
+    /// Failed.
     Error,
 }
 
@@ -49,6 +49,8 @@ pub const PRESETS: [(&str, &str, i64); 8] = [
 ];
 const MINUTE: i64 = 60_000;
 const DAY: i64 = 86_400_000;
+/// What live mode asks for again and again: traces that started within these milliseconds.
+const LIVE_WINDOW: i64 = 2 * MINUTE;
 /// Index of the preset that an URL without a range means: the last hour.
 pub const DEFAULT_PRESET: usize = 2;
 
@@ -85,6 +87,17 @@ impl TimeRange {
     }
 }
 
+/// Which part of the traces that pass a filter is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Page<'a> {
+    /// The newest.
+    First,
+    /// What comes after a cursor.
+    After(&'a str),
+    /// What started in the last two minutes: all that live mode has to look at.
+    Recent,
+}
+
 /// The state of the filter bar.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
@@ -94,7 +107,7 @@ pub struct Filter {
     pub model: String,
     /// Exact operation name, empty for all.
     pub operation: String,
-    /// Outcome.
+    /// Status.
     pub status: StatusFilter,
     /// Microseconds.
     pub min_duration: Option<u64>,
@@ -177,8 +190,8 @@ impl Filter {
         filter
     }
 
-    /// The query of `GET /api/v1/traces`. Times go as nanoseconds since 1970.
-    pub fn to_api_query(&self, now_ms: i64, limit: usize, cursor: &str) -> String {
+    /// The query of `GET /api/v1/traces`.
+    pub fn to_api_query(&self, now_ms: i64, limit: usize, page: Page<'_>) -> String {
         let mut writer = Writer::default();
         writer.push_some("service", &self.service);
         writer.push_some("model", &self.model);
@@ -192,6 +205,7 @@ impl Filter {
             writer.push("max_duration_ms", &milliseconds(micros));
         }
         let (start, end) = self.range.bounds(now_ms);
+        let start = if page == Page::Recent { start.max(Some(now_ms - LIVE_WINDOW)) } else { start };
         if let Some(start) = start {
             writer.push("start", &rfc3339(start));
         }
@@ -202,7 +216,9 @@ impl Filter {
             writer.push("attr", &format!("{key}={value}"));
         }
         writer.push("limit", &limit.to_string());
-        writer.push_some("cursor", cursor);
+        if let Page::After(cursor) = page {
+            writer.push_some("cursor", cursor);
+        }
         writer.finish()
     }
 }
@@ -278,9 +294,13 @@ mod tests {
     fn api_query() {
         let filter = Filter::from_query("service=gw&status=error&min=1.5s&max=2m&range=15m&attr=a.b%3Dc%20d");
         assert_eq!(
-            filter.to_api_query(1_700_000_000_000, 50, "next"),
+            filter.to_api_query(1_700_000_000_000, 50, Page::After("next")),
             "service=gw&status=error&min_duration_ms=1500.000&max_duration_ms=120000.000&start=2023-11-14T21:58:20.000Z\
              &attr=a.b%3Dc%20d&limit=50&cursor=next"
+        );
+        assert_eq!(
+            Filter::default().to_api_query(1_700_000_000_000, 50, Page::Recent),
+            "start=2023-11-14T22:11:20.000Z&limit=50"
         );
         assert_eq!(Filter::default().to_query(), "");
         assert!(!Filter::from_query("range=7d").is_narrowed());

@@ -54,7 +54,7 @@ pub fn layers(model: &TraceModel, width: u32, rows: u32) -> Vec<Layer> {
         let to = ((node.end as f64 * scale).ceil() as u32).max(from + 1).min(width.max(from + 1));
         strokes[node.service as usize].push((from, to));
         if model.span(*index).is_error() {
-            strokes[services].push((from, to.max(from + 3)));
+            strokes[services].push((from, to));
         }
     }
     flush(row, &mut strokes, &mut paths);

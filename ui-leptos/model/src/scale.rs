@@ -181,10 +181,14 @@ impl LogAxis {
         10_f64.powf(self.low + fraction * (self.high - self.low)) as i64
     }
 
-    /// Marks at 1, 2, 5 (or only at 1 where that would crowd) of each decade, ascending.
+    /// Marks at 1, 2, 5 of each decade, at 1, 3 or only at 1 where that would crowd, ascending.
     pub fn ticks(self, most: usize) -> Vec<Tick> {
-        let decades = self.high.ceil() - self.low.floor();
-        let factors: &[f64] = if decades * 3.0 <= most as f64 * 1.5 { &[1.0, 2.0, 5.0] } else { &[1.0] };
+        let decades = self.high - self.low;
+        let factors: &[f64] = match most as f64 / decades {
+            room if room >= 3.0 => &[1.0, 2.0, 5.0],
+            room if room >= 2.0 => &[1.0, 3.0],
+            _ => &[1.0],
+        };
         let mut out = Vec::new();
         let mut decade = self.low.floor();
         while decade <= self.high {

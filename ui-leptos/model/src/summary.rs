@@ -52,6 +52,8 @@ pub struct TraceSummary {
     pub status: Value,
     /// Services that took part.
     pub services: Value,
+    /// The same with their span counts.
+    pub service_breakdown: Value,
     /// Models that took part.
     pub models: Value,
     /// A model, where only one is told.
@@ -84,8 +86,9 @@ impl TraceSummary {
 
     /// Services with their span counts where told, the root's first.
     pub fn service_names(&self) -> Vec<(String, Option<u64>)> {
+        let told = if self.service_breakdown.is_array() { &self.service_breakdown } else { &self.services };
         let mut out: Vec<(String, Option<u64>)> =
-            named_numbers(&self.services, &["service", "name"], &["spans", "span_count"])
+            named_numbers(told, &["service", "name"], &["spans", "span_count"])
                 .into_iter()
                 .map(|(name, spans)| (name, spans.map(|spans| spans as u64)))
                 .collect();

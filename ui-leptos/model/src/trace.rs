@@ -8,7 +8,7 @@
 
 use std::collections::HashMap;
 
-use crate::api::{Span, TraceDetail};
+use crate::api::{PathSegment, Span, TraceDetail};
 use crate::critical::{self, Segment};
 
 /// Index of a span in [`TraceModel::spans`].
@@ -180,6 +180,22 @@ impl TraceModel {
         self.nodes.iter().filter(|node| node.orphan).count()
     }
 
+    fn told_segments(&self) -> Option<Vec<Segment>> {
+        let told = &self.detail.critical_path_segments;
+        if told.is_empty() || !self.detail.clock_shifts.is_empty() {
+            return None;
+        }
+        let to_segment = |part: &PathSegment| {
+            let span = self.find(&part.span_id)?;
+            let node = self.node(span);
+            let start = part.start_unix_nano.0.saturating_sub(self.start_unix_nano);
+            let end = start.saturating_add(part.duration_nano.0);
+            let (start, end) = (start.max(node.start), end.min(node.end));
+            (start < end).then_some(Segment { span, start, end })
+        };
+        Some(told.iter().filter_map(to_segment).collect())
+    }
+
     fn sum_up(&mut self) {
         let mut indices: HashMap<&str, u32> = HashMap::new();
         let mut services: Vec<ServicePart> = Vec::new();
@@ -216,10 +232,13 @@ impl TraceModel {
         }
     }
 
-    /// The segments are computed here (the API gives ids only); a span is marked when the API names it, or when the
-    /// API names none and it has a segment.
+    /// The server's path, where it can be drawn: with adjusted clocks its segments do not fit the reported times, and
+    /// then they are computed here and only its choice of spans is kept. Without an answer all is computed here.
     fn find_critical_path(&mut self) {
-        let mut segments = critical::path(self);
+        let mut segments = match self.told_segments() {
+            Some(segments) => segments,
+            None => critical::path(self),
+        };
         let named: Vec<SpanIndex> = self.detail.critical_path.iter().filter_map(|id| self.find(id)).collect();
         if named.is_empty() {
             for segment in &segments {
@@ -377,7 +396,6 @@ fn uncovered(nodes: &[Node], node: &Node, children: &[SpanIndex]) -> Vec<(i64, i
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::testing::{any_trace, large_trace, span, trace};
     use proptest::prelude::*;
 

@@ -1,0 +1,102 @@
+//! Requests to the query API, and what can go wrong with them.
+
+use infertrace_ui_model::api::Problem;
+use leptos::prelude::window;
+use serde::de::DeserializeOwned;
+use wasm_bindgen::{JsCast, JsValue};
+use wasm_bindgen_futures::JsFuture;
+use web_sys::{AbortController, RequestInit, Response};
+
+/// Why there is nothing to show.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum LoadError {
+    /// No answer: the server is down, or the network.
+    Unreachable,
+    /// The answer is an error.
+    Refused(Problem),
+    /// The answer does not parse: page and server differ too much.
+    Unreadable(String),
+    /// Given up because something newer was asked for.
+    Aborted,
+}
+
+impl LoadError {
+    /// A heading and a sentence.
+    pub(crate) fn words(&self) -> (String, String) {
+        match self {
+            Self::Unreachable => (
+                "The server does not answer".to_owned(),
+                "InferTrace may be restarting, or this browser lost its connection to it.".to_owned(),
+            ),
+            Self::Refused(problem) => {
+                let title = if problem.title.is_empty() {
+                    "The request failed".to_owned()
+                } else {
+                    problem.title.clone()
+                };
+                (title, problem.detail.clone())
+            }
+            Self::Unreadable(detail) => (
+                "The answer could not be read".to_owned(),
+                format!("Page and server may be of different versions; reload the page. ({detail})"),
+            ),
+            Self::Aborted => (String::new(), String::new()),
+        }
+    }
+
+    /// HTTP status, 0 without an answer.
+    pub(crate) fn status(&self) -> u16 {
+        match self {
+            Self::Refused(problem) => problem.status,
+            _ => 0,
+        }
+    }
+}
+
+/// Ends a request when it is dropped.
+pub(crate) struct Abort(Option<AbortController>);
+
+impl Abort {
+    pub(crate) fn new() -> Self {
+        Self(AbortController::new().ok())
+    }
+}
+
+impl Drop for Abort {
+    fn drop(&mut self) {
+        if let Some(controller) = &self.0 {
+            controller.abort();
+        }
+    }
+}
+
+/// `GET`, answered with JSON text.
+pub(crate) async fn get_text(url: &str, abort: Option<&Abort>) -> Result<String, LoadError> {
+    let init = RequestInit::new();
+    if let Some(controller) = abort.and_then(|abort| abort.0.as_ref()) {
+        init.set_signal(Some(&controller.signal()));
+    }
+    let failed = |error: JsValue| {
+        let name = js_sys::Reflect::get(&error, &"name".into()).ok().and_then(|name| name.as_string());
+        if name.as_deref() == Some("AbortError") { LoadError::Aborted } else { LoadError::Unreachable }
+    };
+    let answer = JsFuture::from(window().fetch_with_str_and_init(url, &init)).await.map_err(failed)?;
+    let response: Response = answer.dyn_into().map_err(|_| LoadError::Unreachable)?;
+    let text = JsFuture::from(response.text().map_err(failed)?).await.map_err(failed)?;
+    let text = text.as_string().unwrap_or_default();
+    if response.ok() {
+        return Ok(text);
+    }
+    let mut problem: Problem = serde_json::from_str(&text).unwrap_or_default();
+    problem.status = response.status();
+    if problem.title.is_empty() {
+        problem.title = format!("{} {}", response.status(), response.status_text());
+    }
+    Err(LoadError::Refused(problem))
+}
+
+/// `GET`, parsed.
+pub(crate) async fn get_json<T: DeserializeOwned>(url: &str, abort: Option<&Abort>) -> Result<T, LoadError> {
+    let text = get_text(url, abort).await?;
+    serde_json::from_str(&text).map_err(|error| LoadError::Unreadable(error.to_string()))
+}
