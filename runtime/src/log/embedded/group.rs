@@ -216,3 +216,88 @@ impl Group {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::embedded::{
+        format::SegmentHeader,
+        segment::Segment,
+        state::{Effect, TopicMeta},
+    };
+
+    const GROUP: &str = "g";
+
+    fn state(partitions: u32) -> State {
+        let mut state = State::default();
+        let segment = Segment::new(std::path::Path::new("."), SegmentHeader { seq: 0, salt: 0 }, 0);
+        let meta = TopicMeta { id: 0, name: "t".into(), partitions, retention: None, compacted: false };
+        assert!(state.apply(Effect::Topic(meta), &Arc::new(segment)));
+        state
+    }
+
+    fn join(groups: &mut Groups, state: &State) -> u64 {
+        groups.join(&GROUP.into(), vec![0], Arc::new(Notify::new()), Duration::from_secs(60), state)
+    }
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(60)
+    }
+
+    fn long_ago() -> Instant {
+        Instant::now().checked_sub(Duration::from_secs(1)).expect("the machine runs for a second")
+    }
+
+    /// Polls a member and takes all it may.
+    fn poll(groups: &mut Groups, state: &State, member: u64) -> (Step, Vec<Slot>) {
+        let step = groups.step(GROUP, member, soon(), state);
+        let claimed = groups.claim(GROUP, member, &step.claimable);
+        (step, claimed)
+    }
+
+    /// Scenario: a second member joins. Guarantee: the first keeps what moves until the poll after it was
+    /// told; only then can the second claim it; in between both may not own it.
+    #[test]
+    fn a_partition_moves_only_after_its_owner_polled_again() {
+        let (mut groups, state) = (Groups::default(), state(2));
+        let first = join(&mut groups, &state);
+        assert_eq!(poll(&mut groups, &state, first).1.len(), 2);
+        let second = join(&mut groups, &state);
+        assert!(poll(&mut groups, &state, second).0.waiting);
+        let moving = poll(&mut groups, &state, first).0.revoked;
+        assert_eq!(moving.len(), 1);
+        assert_eq!(groups.not_owned(GROUP, first, &moving), None, "it may still commit");
+        assert!(poll(&mut groups, &state, second).1.is_empty());
+        assert_eq!(poll(&mut groups, &state, first).0.released, moving);
+        assert_eq!(groups.not_owned(GROUP, first, &moving), Some(moving[0]));
+        assert_eq!(poll(&mut groups, &state, second).1, moving);
+    }
+
+    /// Scenario: a member stops polling while another waits for its partitions. Guarantee: it loses them,
+    /// cannot commit any more, learns it at its next poll, and gets none back by itself.
+    #[test]
+    fn a_silent_member_is_expelled_when_another_waits() {
+        let (mut groups, state) = (Groups::default(), state(2));
+        let silent = join(&mut groups, &state);
+        let owned = poll(&mut groups, &state, silent).1;
+        groups.step(GROUP, silent, long_ago(), &state);
+        let other = join(&mut groups, &state);
+        let (_, claimed) = poll(&mut groups, &state, other);
+        assert_eq!(claimed.len(), 2, "the other takes all");
+        assert!(groups.not_owned(GROUP, silent, &owned).is_some());
+        assert!(poll(&mut groups, &state, silent).0.expelled);
+        assert_eq!(groups.not_owned(GROUP, other, &claimed), None);
+    }
+
+    /// Scenario: the only member leaves, a topic's partitions stay. Guarantee: the next member gets all.
+    #[test]
+    fn an_empty_group_is_forgotten() {
+        let (mut groups, state) = (Groups::default(), state(3));
+        let first = join(&mut groups, &state);
+        poll(&mut groups, &state, first);
+        groups.leave(GROUP, first, &state);
+        assert!(poll(&mut groups, &state, first).0.expelled);
+        let second = join(&mut groups, &state);
+        assert_eq!(poll(&mut groups, &state, second).1.len(), 3);
+    }
+}
