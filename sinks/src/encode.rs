@@ -178,7 +178,6 @@ fn write_file(
     }
     file.append_key_value_metadata(KeyValue::new(ENTRY_KEY.to_owned(), serde_json::to_string(&entry).ok()));
     let data_end = file.bytes_written();
-    file.finish()?;
     let bytes = file.into_inner()?;
     entry.bytes = bytes.len() as u64;
     entry.footer_bytes = (bytes.len() - data_end) as u64;
@@ -236,7 +235,7 @@ fn is_blank(column: &ArrayRef) -> bool {
 fn drop_empty_index(close: &mut parquet::column::writer::ColumnCloseResult) {
     let values = close.metadata.num_values();
     let nulls = close.metadata.statistics().and_then(|statistics| statistics.null_count_opt());
-    if nulls == i64::try_from(values).ok().and_then(|values| u64::try_from(values).ok()) {
+    if nulls == u64::try_from(values).ok() {
         close.column_index = None::<ColumnIndexMetaData>;
     }
 }
