@@ -16,10 +16,14 @@ const TIME_VARINT: usize = 9;
 const NONE: u32 = u32::MAX;
 const BASE: i64 = 1_700_000_000_000_000_000;
 
-/// Where a span's changing bytes stand.
+/// Where a span's changing bytes stand, and what they follow from: all that stamping reads of a span.
 #[derive(Clone, Copy, Debug)]
 struct Patch {
     index: u16,
+    trace: u16,
+    parent: u16,
+    start_offset_ns: i64,
+    duration_ns: i64,
     trace_at: u32,
     span_at: u32,
     parent_at: u32,
@@ -32,8 +36,8 @@ struct Patch {
 struct FramePlace {
     crc_at: usize,
     body: std::ops::Range<usize>,
+    patches: std::ops::Range<usize>,
     partition: u32,
-    spans: u32,
 }
 
 /// A request that can be sent again and again with new ids.
@@ -105,27 +109,18 @@ impl Body {
             ));
         }
         let bytes = &mut self.bytes[..];
-        for patch in &self.patches {
-            let span = &self.template.spans[usize::from(patch.index)];
-            put(bytes, patch.trace_at, &self.trace_ids[usize::from(span.trace)]);
-            put(bytes, patch.span_at, &ids::span_id(sequence, patch.index));
-            if let Some(parent) = span.parent {
-                put(bytes, patch.parent_at, &ids::span_id(sequence, parent));
-            }
-            let start = (base_time_ns + span.start_offset_ns) as u64;
-            if patch.end_at == NONE {
-                put(bytes, patch.start_at, &time_varint(start));
-            } else {
-                put(bytes, patch.start_at, &start.to_le_bytes());
-                put(bytes, patch.end_at, &(start + span.duration_ns as u64).to_le_bytes());
-            }
+        if self.frames.is_empty() {
+            stamp_spans(bytes, &self.patches, &self.trace_ids, sequence, base_time_ns);
+        }
+        // Frame by frame, so that the checksum reads what is still in the cache.
+        for frame in &self.frames {
+            let patches = &self.patches[frame.patches.clone()];
+            stamp_spans(bytes, patches, &self.trace_ids, sequence, base_time_ns);
+            let crc = crc32c::crc32c(&bytes[frame.body.clone()]);
+            put(bytes, frame.crc_at as u32, &crc.to_le_bytes());
         }
         if let Some(at) = self.batch_id_at {
             put(bytes, at as u32, &ids::trace_id(run, sequence, u16::MAX, 0));
-        }
-        for frame in &self.frames {
-            let crc = crc32c::crc32c(&bytes[frame.body.clone()]);
-            put(bytes, frame.crc_at as u32, &crc.to_le_bytes());
         }
         self.bytes.split().freeze()
     }
@@ -161,7 +156,7 @@ impl Body {
             put_varint_field(&mut encoded, 1, u64::from(frame.partition));
             put_varint_field(&mut encoded, 2, compression.codec());
             put_fixed32_field(&mut encoded, 3, crc32c::crc32c(&packed));
-            put_varint_field(&mut encoded, 4, u64::from(frame.spans));
+            put_varint_field(&mut encoded, 4, frame.patches.len() as u64);
             put_varint_field(&mut encoded, 5, plain.len() as u64);
             put_bytes_field(&mut encoded, 6, &packed);
             put_bytes_field(&mut request, 2, &encoded);
@@ -224,8 +219,8 @@ impl Body {
             frames.push(FramePlace {
                 crc_at: frame_at + crc_at,
                 body: body_at..request.len(),
+                patches: all.len()..all.len() + patches.len(),
                 partition,
-                spans: patches.len() as u32,
             });
             all.extend(patches.into_iter().map(|patch| moved(patch, body_at)));
         }
@@ -278,6 +273,30 @@ pub fn expected_trace_id(run: u32, sequence: u64, trace: u16, partitions: u32) -
     }
 }
 
+/// Writes ids and times of the spans that `patches` stand for.
+fn stamp_spans(
+    bytes: &mut [u8],
+    patches: &[Patch],
+    trace_ids: &[[u8; 16]],
+    sequence: u64,
+    base_time_ns: i64,
+) {
+    for patch in patches {
+        put(bytes, patch.trace_at, &trace_ids[usize::from(patch.trace)]);
+        put(bytes, patch.span_at, &ids::span_id(sequence, patch.index));
+        if patch.parent_at != NONE {
+            put(bytes, patch.parent_at, &ids::span_id(sequence, patch.parent));
+        }
+        let start = (base_time_ns + patch.start_offset_ns) as u64;
+        if patch.end_at == NONE {
+            put(bytes, patch.start_at, &time_varint(start));
+        } else {
+            put(bytes, patch.start_at, &start.to_le_bytes());
+            put(bytes, patch.end_at, &(start + patch.duration_ns as u64).to_le_bytes());
+        }
+    }
+}
+
 #[inline]
 fn put(bytes: &mut [u8], at: u32, value: &[u8]) {
     bytes[at as usize..at as usize + value.len()].copy_from_slice(value);
@@ -293,12 +312,12 @@ fn moved(patch: Patch, by: usize) -> Patch {
     let by = by as u32;
     let shift = |at: u32| if at == NONE { NONE } else { at + by };
     Patch {
-        index: patch.index,
         trace_at: patch.trace_at + by,
         span_at: patch.span_at + by,
         parent_at: shift(patch.parent_at),
         start_at: patch.start_at + by,
         end_at: shift(patch.end_at),
+        ..patch
     }
 }
 
@@ -337,7 +356,7 @@ fn native_span(index: u16, span: &SpanSpec) -> (Vec<u8>, Patch) {
     if origin > 0 {
         put_varint_field(&mut out, 21, origin);
     }
-    (out, Patch { index, trace_at, span_at, parent_at, start_at, end_at: NONE })
+    (out, patch(index, span, [trace_at, span_at, parent_at, start_at, NONE]))
 }
 
 fn otlp_span(index: u16, span: &SpanSpec) -> (Vec<u8>, Patch) {
@@ -353,7 +372,23 @@ fn otlp_span(index: u16, span: &SpanSpec) -> (Vec<u8>, Patch) {
         put_attribute(&mut out, 9, key, value);
     }
     put_status(&mut out, span);
-    (out, Patch { index, trace_at, span_at, parent_at, start_at, end_at })
+    (out, patch(index, span, [trace_at, span_at, parent_at, start_at, end_at]))
+}
+
+fn patch(index: u16, span: &SpanSpec, places: [u32; 5]) -> Patch {
+    let [trace_at, span_at, parent_at, start_at, end_at] = places;
+    Patch {
+        index,
+        trace: span.trace,
+        parent: span.parent.unwrap_or(0),
+        start_offset_ns: span.start_offset_ns,
+        duration_ns: span.duration_ns,
+        trace_at,
+        span_at,
+        parent_at,
+        start_at,
+        end_at,
+    }
 }
 
 fn put_ids(out: &mut Vec<u8>, trace: u32, id: u32, parent: u32, span: &SpanSpec) -> (u32, u32, u32) {
