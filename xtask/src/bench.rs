@@ -26,7 +26,7 @@ use crate::{
 pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
     let Some((name, rest)) = arguments.split_first() else {
         bail!(
-            "cargo xtask bench gateway | path | reader | transcode | parquet | processor | query | log | loadgen"
+            "cargo xtask bench gateway | path | overload | reader | transcode | parquet | processor | query | log | loadgen"
         );
     };
     let example = |package: &str, example: &str| {
@@ -39,6 +39,7 @@ pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
     match name.as_str() {
         "gateway" => gateway(rest),
         "path" => path(rest),
+        "overload" => overload(rest),
         "loadgen" => loadgen(),
         "reader" => example("infertrace-schemas", "reader_bench"),
         "transcode" => example("infertrace-gateway", "transcode_bench"),
@@ -189,6 +190,44 @@ fn path(arguments: &[String]) -> anyhow::Result<()> {
             })
         );
     }
+    Ok(())
+}
+
+/// Ten times the gateway's byte budget in flight: memory stays, nothing acknowledged is lost, the rate recovers.
+fn overload(arguments: &[String]) -> anyhow::Result<()> {
+    let seconds = arguments.first().map_or("30", String::as_str);
+    setup::for_tests()?;
+    build::programs()?;
+    let kafka = Kafka::start()?;
+    let dir = tempfile::tempdir()?;
+    let mut setup = Setup::new(dir.path())?;
+    setup.flags = vec!["--kafka".into(), kafka.bootstrap()];
+    setup.variables = vec![("INFERTRACE_GATEWAY_BUDGET_BYTES".into(), (16 << 20).to_string())];
+    let mut process = setup.start("gateway", &[])?;
+    setup.wait_ready(&mut process, &setup.addresses.http_url())?;
+    let endpoint = setup.addresses.grpc_url();
+    let ledger = dir.path().join("overload.ledger").display().to_string();
+    // 16 connections with 16 requests of about 600 kB: 150 MB that want in.
+    let crowd = ["--connections", "16", "--in-flight", "16", "--duration", seconds, "--ledger", &ledger];
+    let calm = ["--duration", "5"];
+    for (phase, extra) in [("before", &calm[..]), ("overload", &crowd[..]), ("after", &calm[..])] {
+        let mut all = vec!["--endpoint", &endpoint, "--protocol", "otlp"];
+        all.extend(extra);
+        let (result, cpu) = blast(&process, &all)?;
+        println!(
+            "{}",
+            json!({
+                "bench": "overload", "phase": phase, "budget_mib": 16, "acked_spans_per_s": result["spans_per_s"],
+                "acked_spans": result["acked_spans"], "retries": result["retries"], "failed_spans": result["failed_spans"],
+                "p99_ms": result["p99_ms"], "gateway_cpu_s": round(cpu, 2), "rss_mib": rss_mib(process.id())?,
+            })
+        );
+    }
+    let verified = Command::new(build::target_dir().join("release/infertrace-loadgen"))
+        .args(["verify", "--json", "--against", "log", "--ledger", &ledger, "--kafka", &kafka.bootstrap()])
+        .output()?;
+    print!("{}", String::from_utf8_lossy(&verified.stdout));
+    ensure!(verified.status.success(), "an acknowledged span is missing");
     Ok(())
 }
 

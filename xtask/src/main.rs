@@ -11,7 +11,7 @@ use anyhow::bail;
 const USAGE: &str = "\
 cargo xtask up [FLAGS]      build everything, start `infertrace up FLAGS`, feed it with the load generator
 cargo xtask test [FILTER]   install what tests need, run all tests
-cargo xtask bench NAME      gateway | path | reader | transcode | parquet | processor | query | log | loadgen
+cargo xtask bench NAME      gateway | path | overload | reader | transcode | parquet | processor | query | log | loadgen
 cargo xtask faults NAME     ledger (5 M spans into Kafka while every role is killed twice)
 cargo xtask ui              build the web UI
 cargo xtask setup           install what the tests need
