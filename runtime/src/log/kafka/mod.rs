@@ -35,7 +35,7 @@ use super::{
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// `HOST:PORT,…`.
+    /// `HOST:PORT,…`; empty for the embedded log.
     pub brokers: String,
     /// Compression of record batches: `none`, `lz4`, `zstd`, `snappy` or `gzip`.
     pub compression: String,
@@ -60,7 +60,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            brokers: "localhost:9092".into(),
+            brokers: String::new(),
             compression: "lz4".into(),
             linger_ms: 5,
             batch_bytes: 1 << 20,
