@@ -40,6 +40,8 @@ struct Recorded {
 const SYNTHETIC_BLOCK_TOKENS: u32 = 64;
 const MOONCAKE_BLOCK_TOKENS: u32 = 512;
 const SYNTHETIC_RPS: f64 = 8.0;
+/// Longer prompts are cut: each fits in every engine's KV cache, so every request ends.
+pub(crate) const MAX_PROMPT_TOKENS: u32 = 32_000;
 
 /// Arrivals of Azure's CSV.
 pub(crate) fn azure(path: &Path, rps: Option<f64>, speed: f64, seed: u64) -> anyhow::Result<Source> {
@@ -111,10 +113,10 @@ fn replay(
     let rows = recorded.len();
     let arrivals = (0..).map(move |index: usize| {
         let (round, row) = (index / rows, &recorded[index % rows]);
-        let input_tokens = row.input.clamp(1, 32_000);
+        let input_tokens = row.input.clamp(1, MAX_PROMPT_TOKENS);
         let wanted = input_tokens.div_ceil(block_tokens) as usize;
         let blocks = match &row.blocks {
-            Some(blocks) => blocks.clone(),
+            Some(blocks) => blocks[..wanted.min(blocks.len())].to_vec(),
             // No prompts in the recording: a system prompt of one of a few applications, then unique text.
             None => prompt_blocks(random.random_range(0..6), 4, random.random(), wanted),
         };
@@ -219,6 +221,29 @@ mod tests {
         assert_eq!(got[..3], [(0, 480, 10), (500_000_000, 31, 8), (1_000_000_000, 110, 27)]);
         assert_eq!(got[3].1, 480);
         assert!(got[3].0 > got[2].0);
+    }
+
+    /// Scenario: a row of Mooncake's with a prompt of 100,000 tokens. Guarantee: it is cut to what every model's KV
+    /// cache holds, blocks and all, beside the answer.
+    #[test]
+    fn a_huge_prompt_is_cut() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mooncake.jsonl");
+        let ids: Vec<u64> = (0..196).collect();
+        let row = |at| {
+            format!(
+                "{{\"timestamp\": {at}, \"input_length\": 100000, \"output_length\": 5000, \"hash_ids\": {ids:?}}}"
+            )
+        };
+        std::fs::write(&path, format!("{}\n{}\n", row(0), row(500))).unwrap();
+        let source = mooncake(&path, None, 1.0, 1).unwrap();
+        let block_tokens = u64::from(source.block_tokens);
+        let arrival = source.arrivals.into_iter().next().unwrap();
+        assert_eq!((arrival.input_tokens, arrival.blocks.len()), (MAX_PROMPT_TOKENS, 63));
+        let needs = arrival.blocks.len() as u64 + u64::from(arrival.output_tokens).div_ceil(block_tokens) + 1;
+        for deployment in super::super::fleet::FLEET {
+            assert!(needs < deployment.kv_tokens / block_tokens, "{}", deployment.model);
+        }
     }
 
     /// Scenario: 20 requests a second, synthetic. Guarantee: the rate is met within a tenth, times ascend, prefixes

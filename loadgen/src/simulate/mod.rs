@@ -44,6 +44,8 @@ use crate::{
 
 const TICK: Duration = Duration::from_millis(50);
 const MAX_BATCH_AGE: Duration = Duration::from_millis(250);
+/// With --fast: simulated time for requests under way to end; an overloaded fleet may need more than it gets.
+const DRAIN_LIMIT_NS: i64 = 900_000_000_000;
 const FLUSH_LIMIT: Duration = Duration::from_secs(15);
 
 /// What a simulation did.
@@ -168,8 +170,9 @@ async fn simulate(args: Args, stop: Arc<AtomicBool>) -> anyhow::Result<Report> {
     if args.fast {
         // Time costs nothing here: let what is under way end.
         world.close();
-        while world.under_way() > 0 {
-            let Some(next) = world.next_event_ns() else { break };
+        let limit_ns = now_ns + DRAIN_LIMIT_NS;
+        while world.under_way() > 0 && !stop.load(Ordering::SeqCst) {
+            let Some(next) = world.next_event_ns().filter(|next| *next < limit_ns) else { break };
             teller.advance(&mut world, next, &mut sending).await;
         }
     }
