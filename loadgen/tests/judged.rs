@@ -93,6 +93,7 @@ fn verify_args(ledger: &Path, against: Against) -> verify::Args {
         topic: topics::SPANS.into(),
         sample: None,
         concurrency: 4,
+        wait: 0.0,
         header: Vec::new(),
         json: true,
     }

@@ -8,7 +8,10 @@ mod lake;
 mod log;
 pub mod tally;
 
-use std::path::PathBuf;
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, bail};
 
@@ -55,6 +58,9 @@ pub struct Args {
     /// With --against api: requests at once
     #[arg(long, default_value_t = 16)]
     pub concurrency: usize,
+    /// Look again for up to so many seconds until everything is there: the lake and the API follow the log
+    #[arg(long, default_value_t = 0.0)]
+    pub wait: f64,
     /// Header of API requests, as in `authorization: Bearer …`
     #[arg(long)]
     pub header: Vec<String>,
@@ -94,16 +100,27 @@ pub struct Verdict {
     pub examples: Vec<String>,
 }
 
-/// Reads the ledger and the store and compares them.
+/// Reads the ledger and the store and compares them, again and again while `--wait` allows and spans are missing.
 ///
 /// # Errors
 /// If one of them cannot be read; a lost span is a verdict, not an error.
 pub async fn run(args: Args) -> anyhow::Result<Verdict> {
     let (header, entries) = ledger::read(&args.ledger)?;
-    let mut tally = tally::Tally::new(&header, &entries)?;
+    let until = Instant::now() + Duration::from_secs_f64(args.wait.max(0.0));
+    loop {
+        let verdict = look(&args, &header, &entries).await?;
+        if verdict.clean || Instant::now() >= until {
+            return Ok(verdict);
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+async fn look(args: &Args, header: &ledger::Header, entries: &[ledger::Entry]) -> anyhow::Result<Verdict> {
+    let mut tally = tally::Tally::new(header, entries)?;
     match args.against {
         Against::Log => {
-            let opened = log::open(&args).await?;
+            let opened = log::open(args).await?;
             log::read(opened.as_ref(), &args.topic, &mut tally).await?;
         }
         Against::Parquet => {
@@ -114,7 +131,7 @@ pub async fn run(args: Args) -> anyhow::Result<Verdict> {
             };
             lake::read(&root, &mut tally).await.with_context(|| format!("reading the lake at {root}"))?;
         }
-        Against::Api => api::read(&args, &header, &entries, &mut tally).await?,
+        Against::Api => api::read(args, header, entries, &mut tally).await?,
     }
     Ok(tally.verdict())
 }
