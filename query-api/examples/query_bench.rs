@@ -122,7 +122,9 @@ fn trace(partition: u32, number: u64, start_ns: i64, out: &mut Vec<Vec<u8>>) {
             operation_name: OPERATIONS[at].to_owned(),
             start_time_unix_nano: start_ns + index as i64 * 3_000_000 + (own % 1_000_000) as i64,
             // A long tail: one in a thousand takes more than a second.
-            duration_nanos: (1_000_000 + own % 40_000_000 + if own.is_multiple_of(1_000) { 1_000_000_000 } else { 0 })
+            duration_nanos: (1_000_000
+                + own % 40_000_000
+                + if own.is_multiple_of(1_000) { 1_000_000_000 } else { 0 })
                 as i64,
             kind: if index == 0 { 2 } else { 1 },
             status: Some(v1::Status { code: if failed { 2 } else { 0 }, message: String::new() }),

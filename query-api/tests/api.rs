@@ -239,7 +239,7 @@ async fn filters_find_what_a_plain_loop_finds() {
             let answer = server.get(&format!("/api/v1/traces?limit=100&{query}")).await;
             assert_eq!(answer.status, 200, "{placement:?} {query}: {}", answer.text());
             let page = answer.json();
-            assert_eq!(listed(&page), wanted, "{placement:?} {query}");
+            assert_eq!(listed(&page), wanted, "{placement:?} {query} {}", page["partial"]);
             assert_eq!(
                 (&page["truncated"], &page["next_cursor"]),
                 (&Json::Bool(false), &Json::Null),

@@ -7,7 +7,11 @@
 use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 use ahash::RandomState;
-use arrow::{error::ArrowError, record_batch::RecordBatch};
+use arrow::{
+    array::Array,
+    error::ArrowError,
+    record_batch::{RecordBatch, RecordBatchOptions},
+};
 use async_trait::async_trait;
 use hashbrown::HashSet;
 use infertrace_runtime::clock::Clock;
@@ -95,7 +99,7 @@ impl MemoryTier {
         });
         let writer = Writer {
             tier: Arc::clone(&tier),
-            reader: SpanReader::with_capacity(config.segment_spans.min(65_536)),
+            reader: SpanReader::new(),
             pending: BTreeMap::new(),
             pending_ms: None,
             segments: Vec::new(),
@@ -266,7 +270,7 @@ impl Writer {
         if self.reader.is_empty() {
             return Some(Touched::default());
         }
-        let batch = self.reader.finish();
+        let batch = shrunk(self.reader.finish());
         let origin = Origin { ranges: pending.into_iter().collect(), oldest_ms, newest_ms };
         let segment = Segment::new(batch, origin, false, &self.hasher);
         let touched = if self.tier.touched.receiver_count() > 0 {
@@ -415,6 +419,16 @@ impl Writer {
             ..self.status.clone()
         };
     }
+}
+
+/// `batch` without room for more: the reader keeps room for a batch as large as the last one.
+fn shrunk(batch: RecordBatch) -> RecordBatch {
+    let (schema, mut columns, rows) = batch.into_parts();
+    for column in &mut columns {
+        column.shrink_to_fit();
+    }
+    let options = RecordBatchOptions::new().with_row_count(Some(rows));
+    RecordBatch::try_new_with_options(schema, columns, &options).expect("the columns are those of a batch")
 }
 
 #[cfg(test)]

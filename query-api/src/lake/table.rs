@@ -181,10 +181,10 @@ impl ParquetFileReaderFactory for Readers {
         _metadata_size_hint: Option<usize>,
         _metrics: &ExecutionPlanMetricsSet,
     ) -> Result<Box<dyn AsyncFileReader + Send>> {
-        let file = partitioned_file
-            .extensions
-            .get_arc::<LakeFile>()
-            .ok_or_else(|| DataFusionError::Internal("a file of the lake without its entry".to_owned()))?;
+        let file =
+            partitioned_file.extensions.get::<Arc<LakeFile>>().cloned().ok_or_else(|| {
+                DataFusionError::Execution("a file of the lake without its entry".to_owned())
+            })?;
         let reader = self.cache.reader(&file, None);
         Ok(Box::new(CachedFooter { file, cache: Arc::clone(&self.cache), reader }))
     }

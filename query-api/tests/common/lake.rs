@@ -144,7 +144,6 @@ fn encode(rows: &RecordBatch, layout: Layout) -> (Bytes, u64) {
     writer.write(rows).unwrap();
     writer.flush().unwrap();
     let data_end = writer.bytes_written();
-    writer.finish().unwrap();
     let bytes = writer.into_inner().unwrap();
     let footer_bytes = (bytes.len() - data_end) as u64;
     (bytes.into(), footer_bytes)

@@ -130,10 +130,10 @@ fn plain_traces_leave_before_failed_ones() {
 fn repeats_and_poison_are_passed_over() {
     let (tier, mut writer, _) = tier(HotConfig::default());
     let batch = record(1, 3, false, 1);
-    writer.push(0, 0, 0, &batch);
-    writer.push(0, 1, 0, &batch);
-    writer.push(0, 2, 0, &[0xff; 32]);
-    writer.push(1, 0, 0, &batch);
+    writer.push(0, 0, 999_000, &batch);
+    writer.push(0, 1, 999_000, &batch);
+    writer.push(0, 2, 999_000, &[0xff; 32]);
+    writer.push(1, 0, 999_000, &batch);
     writer.publish();
     let status = tier.status();
     assert_eq!((status.duplicate_records, status.poison_records), (1, 1));
