@@ -25,9 +25,14 @@ fn main() -> io::Result<()> {
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or(io::ErrorKind::NotFound)?);
     let mut code = fs::File::create(out.join("ui.rs"))?;
     writeln!(code, "pub(super) static FILES: &[(&str, &[u8])] = &[")?;
-    for (name, path) in &files {
+    let copies = out.join("ui");
+    fs::create_dir_all(&copies)?;
+    for (index, (name, path)) in files.iter().enumerate() {
         println!("cargo::rerun-if-changed={}", path.display());
-        writeln!(code, "    ({name:?}, include_bytes!({:?})),", path.display().to_string())?;
+        // A copy, since the folder may be built anew while the compiler reads it.
+        let copy = copies.join(index.to_string());
+        fs::copy(path, &copy)?;
+        writeln!(code, "    ({name:?}, include_bytes!({:?})),", copy.display().to_string())?;
     }
     writeln!(code, "];")
 }
