@@ -104,26 +104,37 @@ fn packed_varints(mut bytes: &[u8]) -> Result<(), Reason> {
 /// Checks one attribute; `depth` is how many more levels of values may follow.
 #[inline]
 pub(super) fn key_value(bytes: &[u8], depth: u32) -> Result<(), Reason> {
-    match short_key_value(bytes) {
-        Some(true) if is_ascii(bytes) => Ok(()),
-        _ => any_key_value(bytes, depth),
-    }
+    if depth > 0 && is_plain(bytes) { Ok(()) } else { any_key_value(bytes, depth) }
 }
 
-/// The shape that nearly every attribute has: a key and a string below 128 bytes. One look at all its
-/// bytes then settles both strings, because the tags and lengths between them are below 0x80 too.
+/// Whether an attribute has the shape that nearly every one has: an ASCII key, and an ASCII string or a number,
+/// each below 128 bytes. False only means that it needs a closer look.
+///
+/// One look at all bytes settles key and string at once, because the tags and lengths between them are below
+/// 0x80 like ASCII itself.
 #[inline(always)]
-fn short_key_value(bytes: &[u8]) -> Option<bool> {
-    let (&[tag, key_length], rest) = bytes.split_first_chunk::<2>()?;
-    let value = rest.get(usize::from(key_length)..)?;
-    let (&[value_tag, value_length, kind, length], string) = value.split_first_chunk::<4>()?;
-    Some(
-        tag == 0x0a
-            && value_tag == 0x12
-            && kind == 0x0a
-            && usize::from(value_length) == string.len() + 2
-            && usize::from(length) == string.len(),
-    )
+fn is_plain(bytes: &[u8]) -> bool {
+    let Some((&[0x0a, key_length], rest)) = bytes.split_first_chunk::<2>() else { return false };
+    let Some((key, value)) = rest.split_at_checked(usize::from(key_length)) else { return false };
+    let Some((&[0x12, value_length, kind], payload)) = value.split_first_chunk::<3>() else { return false };
+    if key_length >= 0x80 || value_length >= 0x80 || usize::from(value_length) != payload.len() + 1 {
+        return false;
+    }
+    match kind {
+        // string_value
+        0x0a => {
+            payload.first().is_some_and(|length| usize::from(*length) == payload.len() - 1) && is_ascii(bytes)
+        }
+        // bool_value, int_value: exactly one varint
+        0x10 | 0x18 => {
+            payload.len() < 10
+                && payload.iter().position(|byte| *byte < 0x80) == Some(payload.len().wrapping_sub(1))
+                && is_ascii(key)
+        }
+        // double_value
+        0x21 => payload.len() == 8 && is_ascii(key),
+        _ => false,
+    }
 }
 
 fn any_key_value(bytes: &[u8], depth: u32) -> Result<(), Reason> {
