@@ -41,20 +41,25 @@ if [ -f "$dist/index.html" ] && [ "$(cat "$dist.stamp" 2>/dev/null || true)" = "
   exit 0
 fi
 
-# 1. WebAssembly. rustup's target needs no rebuilt standard library; Debian's toolchain brings the sources of its own.
+# 1. WebAssembly. erase_components makes views one type, so their machinery is compiled once. A compiler that builds its own
+# standard library can also leave out what a browser never shows: panic texts, source locations, Debug output.
 cd "$root"
-if rustc --print target-libdir --target wasm32-unknown-unknown 2>/dev/null | xargs -I{} test -d {}; then
-  say "compiling with $(rustc --version)"
-  CARGO_TARGET_DIR="$wasm_target" cargo build --locked --profile wasm --target wasm32-unknown-unknown -p infertrace-ui
-elif [ -x /usr/bin/cargo ] && [ -d /usr/lib/rustlib/src/rust/library ]; then
+wasm=(build --locked --profile wasm --target wasm32-unknown-unknown -p infertrace-ui)
+small="--cfg erase_components"
+smaller="$small -Zunstable-options -Cpanic=immediate-abort -Zlocation-detail=none -Zfmt-debug=none"
+export CARGO_TARGET_DIR="$wasm_target"
+if [ -x /usr/bin/cargo ] && [ -d /usr/lib/rustlib/src/rust/library ]; then
   say "compiling with $(/usr/bin/rustc --version), standard library from source"
-  PATH="/usr/bin:$PATH" RUSTC_BOOTSTRAP=1 RUSTC=/usr/bin/rustc CARGO_TARGET_DIR="$wasm_target" \
-    /usr/bin/cargo build --locked --profile wasm -Zbuild-std=std,panic_abort \
-    --target wasm32-unknown-unknown -p infertrace-ui
+  PATH="/usr/bin:$PATH" RUSTC_BOOTSTRAP=1 RUSTC=/usr/bin/rustc RUSTFLAGS="$smaller" /usr/bin/cargo "${wasm[@]}" \
+    -Zbuild-std=std,panic_abort -Zbuild-std-features=optimize_for_size
+elif rustc --print target-libdir --target wasm32-unknown-unknown 2>/dev/null | xargs -I{} test -d {}; then
+  say "compiling with $(rustc --version)"
+  RUSTFLAGS="$small" cargo "${wasm[@]}"
 else
   die "no toolchain builds for wasm32-unknown-unknown. Either: rustup target add wasm32-unknown-unknown
 ui: or on Debian: apt-get install rustc-web cargo-web rust-web-src rust-web-llvm lld"
 fi
+unset CARGO_TARGET_DIR
 raw="$wasm_target/wasm32-unknown-unknown/wasm/infertrace_ui.wasm"
 
 # 2. JavaScript glue and a smaller module, unless the compiler wrote the same bytes as last time.
@@ -78,7 +83,7 @@ if [ "$(cat "$work/made" 2>/dev/null || true)" != "$made" ]; then
   fi
   # Only features that every current browser has; --all-features makes a module that none of them loads.
   say "optimising"
-  ui-leptos/node_modules/.bin/wasm-opt -Oz \
+  ui-leptos/node_modules/.bin/wasm-opt -Oz --converge \
     --enable-bulk-memory --enable-bulk-memory-opt --enable-reference-types --enable-multivalue --enable-sign-ext \
     --enable-mutable-globals --enable-nontrapping-float-to-int \
     "$work/glue/app_bg.wasm" -o "$work/glue/app.wasm"

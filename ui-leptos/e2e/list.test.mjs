@@ -41,7 +41,7 @@ visit("lists traces with their figures", "/", {}, async (page) => {
   const first = await rows(page).first().innerText();
   assert.match(first, /POST \/v1\//);
   assert.match(first, /api-gateway/);
-  assert.match(first, /\d+ m?s\b/);
+  assert.match(first, /\d\sm?s\b/);
   const points = await page.locator(".points").evaluateAll((paths) => paths.reduce((sum, path) => sum + (path.getAttribute("d").match(/M/g) ?? []).length, 0));
   assert.equal(points, 50);
   assert.equal(await page.title(), "Traces · InferTrace");
@@ -82,10 +82,11 @@ visit("keeps filters in the address, back and forward", "/traces", {}, async (pa
   await page.locator(".chip").waitFor({ state: "detached" });
   await page.goBack();
   await page.goBack();
-  await page.waitForFunction(() => document.querySelector("select").value === "");
-  assert.equal(query(page).get("status"), "error");
+  await page.waitForURL((url) => url.search === "?status=error");
+  assert.equal(await page.getByLabel("Service").inputValue(), "");
   await page.goForward();
-  await page.waitForFunction(() => document.querySelector("select").value === "vllm");
+  await page.waitForURL(/service=vllm/);
+  assert.equal(await page.getByLabel("Service").inputValue(), "vllm");
   await page.getByRole("button", { name: "Clear" }).click();
   await page.waitForFunction(() => document.querySelector(".trace-row:not(.is-error)"));
   assert.equal(page.url(), `${server.base}/traces`);

@@ -65,7 +65,6 @@ visit("shows a span's details", `/traces/${ids.plain}`, {}, async (page) => {
     const shown = text.includes(part) || (await details.getByText(part, { exact: false }).count()) > 0;
     assert.ok(shown, `${part} in the details`);
   }
-  assert.equal(query(page).get("span"), null, "the address follows a moment later");
   await page.waitForURL(/span=/);
   assert.equal(query(page).get("span"), spanId(6));
   await row(page, "POST /v1/embeddings").click();
@@ -118,7 +117,7 @@ visit("works by keyboard", `/traces/${ids.plain}`, {}, async (page) => {
   assert.match(await page.locator(".row.is-selected").innerText(), /render chat template/);
   assert.equal(await page.locator("#waterfall").getAttribute("aria-activedescendant"), await page.locator(".row.is-selected").getAttribute("id"));
   await page.keyboard.press("End");
-  await page.waitForFunction(() => document.querySelector(".row.is-selected .operation").textContent === "write usage record");
+  await page.waitForFunction(() => document.querySelector(".row.is-selected .operation").textContent === "detokenize and filter");
   await page.keyboard.press("Enter");
   assert.equal(await page.evaluate(() => document.activeElement.id), "span-details");
   await page.keyboard.press("Escape");

@@ -5,8 +5,9 @@ use leptos::ev;
 use leptos::prelude::*;
 
 use crate::browser;
+use crate::erase::{live, mouse, view_of};
 use crate::help::Help;
-use crate::parts::{Colours, Now, icon, statement};
+use crate::parts::{Colours, Heading, Now, icon, statement};
 use crate::router::Router;
 use crate::theme;
 use crate::trace::TracePage;
@@ -58,7 +59,7 @@ pub(crate) fn App() -> AnyView {
                 <span class="brand-name">"InferTrace"</span>
             </a>
             <nav aria-label="Pages">
-                <a href=move || router.list_url() aria-current=move || (page.get() == Page::Traces).then_some("page")>
+                <a href=live(move || router.list_url()) aria-current=live(move || (page.get() == Page::Traces).then_some("page"))>
                     "Traces"
                 </a>
             </nav>
@@ -66,24 +67,24 @@ pub(crate) fn App() -> AnyView {
                 <button
                     type="button"
                     class="icon-button"
-                    aria-label=theme_label
-                    title=theme_label
-                    on:click=move |_| dark.set(theme::toggle())
+                    aria-label=live(theme_label)
+                    title=live(theme_label)
+                    on:click=mouse(move |_| dark.set(theme::toggle()))
                 >
-                    {move || icon(if dark.get() { "sun" } else { "moon" })}
+                    {view_of(move || icon(if dark.get() { "sun" } else { "moon" }))}
                 </button>
                 <button
                     type="button"
                     class="icon-button"
                     aria-label="Keyboard help"
                     title="Keyboard help (?)"
-                    on:click=move |_| help.set(true)
+                    on:click=mouse(move |_| help.set(true))
                 >
                     {icon("help")}
                 </button>
             </div>
         </header>
-        <main id="main" tabindex="-1">{content}</main>
+        <main id="main" tabindex="-1">{view_of(content)}</main>
         <Help open=help/>
     }
     .into_any()
@@ -92,5 +93,11 @@ pub(crate) fn App() -> AnyView {
 fn unknown(path: String) -> AnyView {
     document().set_title("Not found · InferTrace");
     let back = view! { <a class="button primary" href="/traces">"To the traces"</a> }.into_any();
-    statement("search", "There is no such page".to_owned(), format!("Nothing lives at {path}."), back)
+    statement(
+        Heading::Page,
+        "search",
+        "There is no such page".to_owned(),
+        format!("Nothing lives at {path}."),
+        back,
+    )
 }

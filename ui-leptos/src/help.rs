@@ -3,6 +3,7 @@
 use leptos::html;
 use leptos::prelude::*;
 
+use crate::erase::{mouse, plain};
 use crate::parts::icon;
 
 const GROUPS: [(&str, &[(&str, &str)]); 3] = [
@@ -47,11 +48,12 @@ pub(crate) fn Help(open: RwSignal<bool>) -> AnyView {
             let rows = keys
                 .iter()
                 .map(|(keys, words)| {
-                    let keys = keys.split(' ').map(|key| view! { <kbd>{key}</kbd> }).collect_view();
-                    view! { <div class="shortcut"><dt>{keys}</dt><dd>{*words}</dd></div> }
+                    let keys =
+                        keys.split(' ').map(|key| view! { <kbd>{key}</kbd> }.into_any()).collect_view();
+                    view! { <div class="shortcut"><dt>{keys}</dt><dd>{*words}</dd></div> }.into_any()
                 })
                 .collect_view();
-            view! { <section><h3>{title}</h3><dl>{rows}</dl></section> }
+            view! { <section><h3>{title}</h3><dl>{rows}</dl></section> }.into_any()
         })
         .collect_view();
     view! {
@@ -59,13 +61,13 @@ pub(crate) fn Help(open: RwSignal<bool>) -> AnyView {
             node_ref=dialog
             class="help"
             aria-labelledby="help-title"
-            on:close=move |_| open.set(false)
-            on:click=move |event| if event.target() == event.current_target() { close() }
+            on:close=plain(move |_| open.set(false))
+            on:click=mouse(move |event| if event.target() == event.current_target() { close() })
         >
             <div class="help-body">
                 <header>
                     <h2 id="help-title">"Keyboard"</h2>
-                    <button type="button" class="icon-button" aria-label="Close help" on:click=move |_| close()>
+                    <button type="button" class="icon-button" aria-label="Close help" on:click=mouse(move |_| close())>
                         {icon("close")}
                     </button>
                 </header>

@@ -11,6 +11,7 @@
 
 mod app;
 mod browser;
+mod erase;
 mod help;
 mod net;
 mod parts;

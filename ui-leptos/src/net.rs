@@ -5,7 +5,7 @@ use leptos::prelude::window;
 use serde::de::DeserializeOwned;
 use wasm_bindgen::{JsCast, JsValue};
 use wasm_bindgen_futures::JsFuture;
-use web_sys::{AbortController, RequestInit, Response};
+use web_sys::Response;
 
 /// Why there is nothing to show.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,8 +16,6 @@ pub(crate) enum LoadError {
     Refused(Problem),
     /// The answer does not parse: page and server differ too much.
     Unreadable(String),
-    /// Given up because something newer was asked for.
-    Aborted,
 }
 
 impl LoadError {
@@ -40,7 +38,6 @@ impl LoadError {
                 "The answer could not be read".to_owned(),
                 format!("Page and server may be of different versions; reload the page. ({detail})"),
             ),
-            Self::Aborted => (String::new(), String::new()),
         }
     }
 
@@ -53,34 +50,10 @@ impl LoadError {
     }
 }
 
-/// Ends a request when it is dropped.
-pub(crate) struct Abort(Option<AbortController>);
-
-impl Abort {
-    pub(crate) fn new() -> Self {
-        Self(AbortController::new().ok())
-    }
-}
-
-impl Drop for Abort {
-    fn drop(&mut self) {
-        if let Some(controller) = &self.0 {
-            controller.abort();
-        }
-    }
-}
-
 /// `GET`, answered with JSON text.
-pub(crate) async fn get_text(url: &str, abort: Option<&Abort>) -> Result<String, LoadError> {
-    let init = RequestInit::new();
-    if let Some(controller) = abort.and_then(|abort| abort.0.as_ref()) {
-        init.set_signal(Some(&controller.signal()));
-    }
-    let failed = |error: JsValue| {
-        let name = js_sys::Reflect::get(&error, &"name".into()).ok().and_then(|name| name.as_string());
-        if name.as_deref() == Some("AbortError") { LoadError::Aborted } else { LoadError::Unreachable }
-    };
-    let answer = JsFuture::from(window().fetch_with_str_and_init(url, &init)).await.map_err(failed)?;
+pub(crate) async fn get_text(url: &str) -> Result<String, LoadError> {
+    let failed = |_: JsValue| LoadError::Unreachable;
+    let answer = JsFuture::from(window().fetch_with_str(url)).await.map_err(failed)?;
     let response: Response = answer.dyn_into().map_err(|_| LoadError::Unreachable)?;
     let text = JsFuture::from(response.text().map_err(failed)?).await.map_err(failed)?;
     let text = text.as_string().unwrap_or_default();
@@ -96,7 +69,7 @@ pub(crate) async fn get_text(url: &str, abort: Option<&Abort>) -> Result<String,
 }
 
 /// `GET`, parsed.
-pub(crate) async fn get_json<T: DeserializeOwned>(url: &str, abort: Option<&Abort>) -> Result<T, LoadError> {
-    let text = get_text(url, abort).await?;
+pub(crate) async fn get_json<T: DeserializeOwned>(url: &str) -> Result<T, LoadError> {
+    let text = get_text(url).await?;
     serde_json::from_str(&text).map_err(|error| LoadError::Unreadable(error.to_string()))
 }

@@ -4,6 +4,7 @@ use infertrace_ui_model::colour::Palette;
 use leptos::prelude::*;
 
 use crate::browser;
+use crate::erase::{mouse, view_of};
 use crate::net::LoadError;
 
 const COLOURS_KEY: &str = "infertrace.colours";
@@ -87,20 +88,42 @@ pub(crate) fn CopyButton(#[prop(into)] text: String, #[prop(into)] label: String
     };
     let title = label.clone();
     view! {
-        <button type="button" class="icon-button copy" on:click=copy title=title aria-label=label>
-            {move || icon(if copied.get() { "check" } else { "copy" })}
-            <span class="visually-hidden" aria-live="polite">{move || copied.get().then_some("Copied")}</span>
+        <button type="button" class="icon-button copy" on:click=mouse(copy) title=title aria-label=label>
+            {view_of(move || icon(if copied.get() { "check" } else { "copy" }))}
+            <span class="visually-hidden" aria-live="polite">{view_of(move || copied.get().then_some("Copied"))}</span>
         </button>
     }
     .into_any()
 }
 
+/// Rank of a statement's heading.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Heading {
+    /// The statement is all that the page says.
+    Page,
+    /// It is a part of a page that has a heading.
+    Section,
+}
+
+fn heading(rank: Heading, words: String) -> AnyView {
+    match rank {
+        Heading::Page => view! { <h1>{words}</h1> }.into_any(),
+        Heading::Section => view! { <h2>{words}</h2> }.into_any(),
+    }
+}
+
 /// A page-sized statement with something to do about it.
-pub(crate) fn statement(symbol: &'static str, title: String, detail: String, action: AnyView) -> AnyView {
+pub(crate) fn statement(
+    rank: Heading,
+    symbol: &'static str,
+    title: String,
+    detail: String,
+    action: AnyView,
+) -> AnyView {
     view! {
         <section class="statement" role="status">
             <div class="statement-symbol">{icon(symbol)}</div>
-            <h2>{title}</h2>
+            {heading(rank, title)}
             <p>{detail}</p>
             <div class="actions">{action}</div>
         </section>
@@ -109,7 +132,7 @@ pub(crate) fn statement(symbol: &'static str, title: String, detail: String, act
 }
 
 /// What went wrong, with the server's own words and a way to try again.
-pub(crate) fn failure(error: &LoadError, retry: impl Fn() + 'static) -> AnyView {
+pub(crate) fn failure(rank: Heading, error: &LoadError, retry: impl Fn() + 'static) -> AnyView {
     let (title, detail) = error.words();
     let code = match error {
         LoadError::Refused(problem) if problem.code.is_empty() => format!("HTTP {}", problem.status),
@@ -119,11 +142,11 @@ pub(crate) fn failure(error: &LoadError, retry: impl Fn() + 'static) -> AnyView 
     view! {
         <section class="statement is-error" role="alert">
             <div class="statement-symbol">{icon("alert")}</div>
-            <h2>{title}</h2>
+            {heading(rank, title)}
             <p>{detail}</p>
-            {(!code.is_empty()).then(|| view! { <p class="mono muted">{code}</p> })}
+            {(!code.is_empty()).then(|| view! { <p class="mono muted">{code}</p> }.into_any())}
             <div class="actions">
-                <button type="button" class="button primary" on:click=move |_| retry()>
+                <button type="button" class="button primary" on:click=mouse(move |_| retry())>
                     {icon("refresh")} "Try again"
                 </button>
             </div>

@@ -31,11 +31,11 @@ pub struct Scatter {
 }
 
 impl Scatter {
-    /// Lays out a list. The time axis covers the listed traces, and reaches to `now_ms` where the search does.
-    pub fn build(traces: &[TraceSummary], until_now_ms: Option<i64>) -> Self {
+    /// Lays out a list.
+    pub fn build(traces: &[TraceSummary]) -> Self {
         let millis = |trace: &TraceSummary| trace.start_unix_nano.0.div_euclid(1_000_000);
         let first = traces.iter().map(millis).min();
-        let last = traces.iter().map(millis).max().max(until_now_ms);
+        let last = traces.iter().map(millis).max();
         let (mut start_ms, mut end_ms) = match (first, last) {
             (Some(first), Some(last)) => (first, last),
             _ => (0, 1_000),
@@ -111,7 +111,7 @@ mod tests {
                 duration_nano: Nanos(*duration),
                 ..TraceSummary::default()
             }).collect();
-            let scatter = Scatter::build(&traces, None);
+            let scatter = Scatter::build(&traces);
             prop_assert_eq!(scatter.points.len(), traces.len());
             prop_assert!(scatter.points.iter().all(|point| (0.0..=1.0).contains(&point.x) && (0.0..=1.0).contains(&point.y)));
             let marks = scatter.time_ticks(6, offset);
@@ -132,7 +132,7 @@ mod tests {
                 ..TraceSummary::default()
             })
             .collect();
-        let scatter = Scatter::build(&traces, None);
+        let scatter = Scatter::build(&traces);
         let second = &scatter.points[1];
         let (x, y) = (second.x * 800.0 + 3.0, (1.0 - second.y) * 200.0 - 2.0);
         assert_eq!(scatter.nearest(x, y, 800.0, 200.0, 12.0), Some(1));

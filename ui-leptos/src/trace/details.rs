@@ -12,6 +12,7 @@ use leptos::prelude::*;
 use super::state::TraceState;
 use super::tokens;
 use crate::browser;
+use crate::erase::mouse;
 use crate::parts::{CopyButton, icon, service_tag};
 
 /// Values longer than this scroll in a box of their own.
@@ -25,16 +26,17 @@ pub(super) fn Details(state: TraceState, index: SpanIndex) -> AnyView {
     let span = model.span(index);
     let status = (!span.status.code.is_empty() && span.status.code != "UNSET").then(|| {
         let error = span.is_error();
-        view! { <span class="badge" class:is-error=error>{icon(if error { "alert" } else { "check" })} {if error { "Error" } else { "OK" }}</span> }
+        view! { <span class="badge" class:is-error=error>{icon(if error { "alert" } else { "check" })} {if error { "Error" } else { "OK" }}</span> }.into_any()
     });
-    let message = (!span.status.message.is_empty()).then(
-        || view! { <p class="notice is-error">{icon("alert")}<span>{span.status.message.clone()}</span></p> },
-    );
+    let message = (!span.status.message.is_empty()).then(|| {
+        view! { <p class="notice is-error">{icon("alert")}<span>{span.status.message.clone()}</span></p> }
+            .into_any()
+    });
     let kind = (!span.kind.is_empty() && span.kind != "UNSPECIFIED")
-        .then(|| view! { <span class="badge">{span.kind.to_lowercase()}</span> });
+        .then(|| view! { <span class="badge">{span.kind.to_lowercase()}</span> }.into_any());
     let stage = span.stage.clone().filter(|stage| !stage.is_empty()).map(|stage| {
         let class = format!("badge is-stage {}", infertrace_ui_model::summary::stage_class(&stage));
-        view! { <span class=class><i></i>{stage}</span> }
+        view! { <span class=class><i></i>{stage}</span> }.into_any()
     });
     view! {
         <aside class="details" id="span-details" tabindex="-1" aria-label=format!("Span {}", span.operation)>
@@ -43,7 +45,7 @@ pub(super) fn Details(state: TraceState, index: SpanIndex) -> AnyView {
                     <h2>{span.operation.clone()}</h2>
                     <p class="details-tags">{service_tag(&span.service)} {kind} {stage} {status}</p>
                 </div>
-                <button type="button" class="icon-button" aria-label="Close the details" title="Close (Esc)" on:click=move |_| state.deselect()>{icon("close")}</button>
+                <button type="button" class="icon-button" aria-label="Close the details" title="Close (Esc)" on:click=mouse(move |_| state.deselect())>{icon("close")}</button>
             </header>
             {message}
             {times(&model, index)}
@@ -117,9 +119,9 @@ fn groups(model: &TraceModel, index: SpanIndex) -> AnyView {
             }
             let rows = fields
                 .into_iter()
-                .map(|field| view! { <div class="fact" title=field.exact><dt>{field.label}</dt><dd class="num">{field.value}</dd></div> })
+                .map(|field| view! { <div class="fact" title=field.exact><dt>{field.label}</dt><dd class="num">{field.value}</dd></div> }.into_any())
                 .collect_view();
-            Some(view! { <div class="group"><h3>{title}</h3><dl>{rows}</dl></div> })
+            Some(view! { <div class="group"><h3>{title}</h3><dl>{rows}</dl></div> }.into_any())
         })
         .collect::<Vec<_>>();
     if shown.is_empty() {
@@ -138,15 +140,15 @@ fn events(model: &TraceModel, index: SpanIndex) -> AnyView {
     let rows = span.events.iter().take(MOST_EVENTS).map(|event| event_row(event, start)).collect_view();
     let body = view! {
         <ol class="events">{rows}</ol>
-        {(more > 0).then(|| view! { <p class="muted">{format!("and {} more", format::count(more as u64))}</p> })}
+        {(more > 0).then(|| view! { <p class="muted">{format!("and {} more", format::count(more as u64))}</p> }.into_any())}
         {dropped(span.dropped_events_count, "events")}
-    };
+    }.into_any();
     section("Events", body.into_any())
 }
 
 fn event_row(event: &Event, start: i64) -> AnyView {
     let rows = attributes::rows(event.attributes.as_deref(), event.attribute_types.as_deref());
-    let head = view! { <span class="event-time num">{format!("+{}", format::duration(event.time_unix_nano.0 - start))}</span><span class="event-name">{event.name.clone()}</span> };
+    let head = view! { <span class="event-time num">{format!("+{}", format::duration(event.time_unix_nano.0 - start))}</span><span class="event-name">{event.name.clone()}</span> }.into_any();
     if rows.is_empty() {
         return view! { <li>{head}</li> }.into_any();
     }
@@ -176,6 +178,7 @@ fn links(links: &[Link]) -> AnyView {
                     {(!rows.is_empty()).then(|| table(rows, false))}
                 </li>
             }
+            .into_any()
         })
         .collect_view();
     section("Links", view! { <ul class="links">{rows}</ul> }.into_any())
@@ -217,14 +220,14 @@ fn table(rows: Vec<Row>, searchable: bool) -> AnyView {
             let search = (searchable && !long).then(|| {
                 let filter = Filter { attributes: vec![(row.key.clone(), row.value.clone())], ..Filter::default() };
                 let label = format!("Traces with {}={}", row.key, row.value);
-                view! { <a class="icon-button" href=Route::Traces(filter).to_url() aria-label=label.clone() title=label>{icon("filter")}</a> }
+                view! { <a class="icon-button" href=Route::Traces(filter).to_url() aria-label=label.clone() title=label>{icon("filter")}</a> }.into_any()
             });
             view! {
                 <div class="attribute">
                     <dt>{row.key.clone()} <span class="attribute-kind">{row.kind}</span></dt>
                     <dd>{value}<span class="attribute-tools">{search}<CopyButton text=row.value label=format!("Copy the value of {}", row.key)/></span></dd>
                 </div>
-            }
+            }.into_any()
         })
         .collect_view();
     view! { <dl class="attributes">{rows}</dl> }.into_any()
@@ -234,7 +237,7 @@ fn identity(model: &TraceModel, index: SpanIndex) -> AnyView {
     let span = model.span(index);
     let line = |label: &'static str, value: &str| {
         let (text, copied) = (value.to_owned(), value.to_owned());
-        view! { <div class="attribute"><dt>{label}</dt><dd><div class="attribute-value">{text}</div><span class="attribute-tools"><CopyButton text=copied label=format!("Copy the {}", label.to_lowercase())/></span></dd></div> }
+        view! { <div class="attribute"><dt>{label}</dt><dd><div class="attribute-value">{text}</div><span class="attribute-tools"><CopyButton text=copied label=format!("Copy the {}", label.to_lowercase())/></span></dd></div> }.into_any()
     };
     let body = view! {
         <dl class="attributes">
@@ -243,6 +246,7 @@ fn identity(model: &TraceModel, index: SpanIndex) -> AnyView {
             {(!span.trace_state.is_empty()).then(|| line("Trace state", &span.trace_state))}
         </dl>
         {dropped(span.dropped_links_count, "links")}
-    };
+    }
+    .into_any();
     section("Identity", body.into_any())
 }

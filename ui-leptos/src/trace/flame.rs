@@ -8,6 +8,7 @@ use infertrace_ui_model::route::Tab;
 use leptos::prelude::*;
 
 use super::state::TraceState;
+use crate::erase::{live, mouse, view_of};
 use crate::parts::icon;
 
 /// Height of a level in pixels.
@@ -20,7 +21,7 @@ const MOST_HOT: usize = 12;
 pub(super) fn FlameGraph(state: TraceState) -> AnyView {
     let model = state.model();
     let flame = Arc::new(Flame::build(&model));
-    let focus = RwSignal::new(None::<usize>);
+    let focus = RwSignal::new(None::<u32>);
     let total = flame.total;
     let ratio = total as f64 / (model.duration as f64).max(1.0);
     let parallelism = format!(
@@ -31,8 +32,9 @@ pub(super) fn FlameGraph(state: TraceState) -> AnyView {
     );
     let drawn = flame.clone();
     let frames = move || {
-        let focus_now = focus.get();
-        drawn
+        let focus_now = focus.get().map(|place| place as usize);
+        let mut deepest = 0;
+        let frames = drawn
             .frames
             .iter()
             .enumerate()
@@ -41,6 +43,7 @@ pub(super) fn FlameGraph(state: TraceState) -> AnyView {
                 if width < NARROWEST {
                     return None;
                 }
+                deepest = deepest.max(frame.depth);
                 let share = format::percent(frame.total as f64 / total.max(1) as f64);
                 let spans = if frame.count > 1 { format!(" · {} spans", format::count(u64::from(frame.count))) } else { String::new() };
                 let title = format!(
@@ -54,16 +57,17 @@ pub(super) fn FlameGraph(state: TraceState) -> AnyView {
                 let name = frame.operation.to_lowercase();
                 let dimmed = move || state.search.with(|search| !search.split_whitespace().all(|word| name.contains(&word.to_lowercase())));
                 Some(view! {
-                    <button type="button" class=class class:is-error={frame.errors > 0} class:is-dimmed=dimmed style=style title=title
-                        on:click=move |_| focus.update(|focus| *focus = (*focus != Some(place)).then_some(place))>
-                        {(width > 0.02).then(|| view! { <span>{frame.operation.clone()}</span> })}
-                        {(width > 0.12).then(|| view! { <span class="num frame-time">{format::duration(frame.total)}</span> })}
+                    <button type="button" class=class class:is-error={frame.errors > 0} class:is-dimmed=live(dimmed) style=style title=title
+                        on:click=mouse(move |_| focus.update(|focus| *focus = (*focus != Some(place as u32)).then_some(place as u32)))>
+                        {(width > 0.02).then(|| view! { <span>{frame.operation.clone()}</span> }.into_any())}
+                        {(width > 0.12).then(|| view! { <span class="num frame-time">{format::duration(frame.total)}</span> }.into_any())}
                     </button>
-                })
+                }.into_any())
             })
-            .collect_view()
+            .collect_view();
+        let height = format!("height:{}px", (deepest + 1) * LEVEL);
+        view! { <div class="flame-frames" style=height>{frames}</div> }.into_any()
     };
-    let height = format!("height:{}px", (flame.levels.max(1) * LEVEL).min(LEVEL * 400));
     let hottest = flame
         .hottest(MOST_HOT)
         .into_iter()
@@ -74,10 +78,10 @@ pub(super) fn FlameGraph(state: TraceState) -> AnyView {
             view! {
                 <tr>
                     <th scope="row">
-                        <button type="button" class=class title="Show its longest span" on:click=move |_| {
+                        <button type="button" class=class title="Show its longest span" on:click=mouse(move |_| {
                             state.tab.set(Tab::Waterfall);
                             state.select(example);
-                        }>
+                        })>
                             <span class="swatch"></span><span>{hot.operation}</span>
                         </button>
                     </th>
@@ -85,18 +89,18 @@ pub(super) fn FlameGraph(state: TraceState) -> AnyView {
                     <td class="num">{format::percent(share)}</td>
                     <td class="num">{format::count(u64::from(hot.count))}</td>
                 </tr>
-            }
+            }.into_any()
         })
         .collect_view();
     view! {
         <div class="flame" id="trace-panel" role="tabpanel" aria-labelledby="tab-flame">
             <div class="flame-head">
                 <p>{parallelism}</p>
-                {move || focus.get().is_some().then(|| view! {
-                    <button type="button" class="button quiet" on:click=move |_| focus.set(None)>{icon("zoom-out")} "Whole graph"</button>
-                })}
+                {view_of(move || focus.get().is_some().then(|| view! {
+                    <button type="button" class="button quiet" on:click=mouse(move |_| focus.set(None))>{icon("zoom-out")} "Whole graph"</button>
+                }.into_any()))}
             </div>
-            <div class="flame-frames" style=height>{frames}</div>
+            {view_of(frames)}
             <section class="hottest">
                 <h2>"Most self time"</h2>
                 <div class="table-scroll" tabindex="0" role="region" aria-label="Operations with the most self time">

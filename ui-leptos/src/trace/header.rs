@@ -9,6 +9,7 @@ use leptos::prelude::*;
 
 use super::state::TraceState;
 use crate::browser;
+use crate::erase::{live, mouse};
 use crate::parts::{Colours, CopyButton, icon, service_tag};
 use crate::router::Router;
 
@@ -29,17 +30,17 @@ pub(super) fn Header(state: TraceState, reload: Callback<()>) -> AnyView {
         <header class="trace-header">
             <div class="trace-title">
                 <nav aria-label="Breadcrumb" class="crumbs">
-                    <a href=move || router.list_url()>"Traces"</a>
+                    <a href=live(move || router.list_url())>"Traces"</a>
                     <span aria-hidden="true">"/"</span>
                     <span class="mono" title=id.clone()>{short}</span>
                     <CopyButton text=id.clone() label="Copy the trace id"/>
                     <button type="button" class="icon-button" title="Load the trace again" aria-label="Load the trace again"
-                        on:click=move |_| reload.run(())>{icon("refresh")}</button>
+                        on:click=mouse(move |_| reload.run(()))>{icon("refresh")}</button>
                 </nav>
                 <h1>
                     {service}
                     <span class="trace-name">{name}</span>
-                    {failed.then(|| view! { <span class="badge is-error">{icon("alert")} "Failed"</span> })}
+                    {failed.then(|| view! { <span class="badge is-error">{icon("alert")} "Failed"</span> }.into_any())}
                 </h1>
             </div>
             {figures(&model)}
@@ -106,7 +107,7 @@ fn figures(model: &TraceModel) -> AnyView {
 }
 
 fn spans(model: &TraceModel) -> AnyView {
-    let failed = (model.errors > 0).then(|| view! { <span class="errors">{format!(" {} failed", format::count(u64::from(model.errors)))}</span> });
+    let failed = (model.errors > 0).then(|| view! { <span class="errors">{format!(" {} failed", format::count(u64::from(model.errors)))}</span> }.into_any());
     view! { {format::count(model.spans.len() as u64)} {failed} }.into_any()
 }
 
@@ -129,10 +130,10 @@ fn ttft_split(ttft: Nanos, queue: Option<Nanos>, prefill: Option<Nanos>) -> AnyV
             .iter()
             .filter_map(|(name, class, time)| {
                 let time = (*time)?;
-                Some(view! { <span class="ttft-part"><i class=*class></i>{format!("{name} {}", format::duration(time.0))}</span> })
+                Some(view! { <span class="ttft-part"><i class=*class></i>{format!("{name} {}", format::duration(time.0))}</span> }.into_any())
             })
             .collect_view();
-        view! { <span class="ttft-split">{words}</span> }
+        view! { <span class="ttft-split">{words}</span> }.into_any()
     });
     view! { {format::duration(ttft.0)} {split} }.into_any()
 }
@@ -199,14 +200,14 @@ fn path_shares(model: &TraceModel) -> AnyView {
     let rest: f64 = shares.iter().skip(MOST_SHARES).map(|share| share.ratio).sum();
     let bar = shown
         .iter()
-        .map(|share| view! { <i class=colour(share) style=style(share.ratio)></i> })
+        .map(|share| view! { <i class=colour(share) style=style(share.ratio)></i> }.into_any())
         .collect_view();
     let legend = shown
         .iter()
         .map(|share| {
             let class = colour(share);
             let title = format!("{} on the critical path", format::duration(share.time));
-            view! { <li title=title><i class=class></i><span>{share.name.clone()}</span><b class="num">{format::percent(share.ratio)}</b></li> }
+            view! { <li title=title><i class=class></i><span>{share.name.clone()}</span><b class="num">{format::percent(share.ratio)}</b></li> }.into_any()
         })
         .collect_view();
     view! {
@@ -215,7 +216,7 @@ fn path_shares(model: &TraceModel) -> AnyView {
             <span class="stage-bar" aria-hidden="true">{bar}</span>
             <ul>
                 {legend}
-                {(rest > 0.0).then(|| view! { <li><i></i><span>"other"</span><b class="num">{format::percent(rest)}</b></li> })}
+                {(rest > 0.0).then(|| view! { <li><i></i><span>"other"</span><b class="num">{format::percent(rest)}</b></li> }.into_any())}
             </ul>
         </div>
     }

@@ -20,8 +20,9 @@ use infertrace_ui_model::trace::TraceModel;
 use leptos::prelude::*;
 use leptos::task::spawn_local;
 
-use crate::net::{self, Abort, LoadError};
-use crate::parts::{failure, icon, statement};
+use crate::erase::{live, mouse, view_of};
+use crate::net::{self, LoadError};
+use crate::parts::{Heading, failure, icon, statement};
 use crate::router::Router;
 use state::TraceState;
 
@@ -36,23 +37,22 @@ enum Phase {
 #[component]
 pub(crate) fn TracePage(id: String) -> AnyView {
     let phase = RwSignal::new(Phase::Loading);
-    let id = StoredValue::new(id);
-    let request = StoredValue::new_local(None::<std::rc::Rc<Abort>>);
+    let id = RwSignal::new(id);
     let load = move || {
         phase.set(Phase::Loading);
-        let id = id.get_value();
+        let id = id.get_untracked();
         if !is_trace_id(&id) {
             return phase.set(Phase::Failed(LoadError::Refused(not_an_id(&id))));
         }
         document().set_title(&format!("Trace {} · InferTrace", id.get(..8).unwrap_or(&id)));
-        let abort = std::rc::Rc::new(Abort::new());
-        request.set_value(Some(abort.clone()));
         spawn_local(async move {
-            let answer = net::get_json::<TraceDetail>(&format!("/api/v1/traces/{id}"), Some(&abort)).await;
+            let answer = net::get_json::<TraceDetail>(&format!("/api/v1/traces/{id}")).await;
+            if phase.is_disposed() {
+                return;
+            }
             let next = match answer {
                 Ok(detail) if detail.spans.is_empty() => Phase::Failed(LoadError::Refused(no_spans())),
                 Ok(detail) => Phase::Ready(Arc::new(TraceModel::build(detail))),
-                Err(LoadError::Aborted) => return,
                 Err(error) => Phase::Failed(error),
             };
             let _ = phase.try_set(next);
@@ -65,10 +65,10 @@ pub(crate) fn TracePage(id: String) -> AnyView {
         Phase::Ready(model) => {
             view! { <Loaded model=model reload=Callback::new(move |()| load())/> }.into_any()
         }
-        Phase::Failed(error) if error.status() == 404 => not_found(&id.get_value(), load),
-        Phase::Failed(error) => failure(&error, load),
+        Phase::Failed(error) if error.status() == 404 => not_found(&id.get_untracked(), load),
+        Phase::Failed(error) => failure(Heading::Page, &error, load),
     };
-    view! { <div class="page trace">{body}</div> }.into_any()
+    view! { <div class="page trace">{view_of(body)}</div> }.into_any()
 }
 
 fn not_an_id(id: &str) -> infertrace_ui_model::api::Problem {
@@ -98,7 +98,7 @@ fn not_found(id: &str, retry: impl Fn() + 'static) -> AnyView {
     document().set_title("Trace not found · InferTrace");
     let list = Router::get().list_url();
     let action = view! {
-        <button type="button" class="button primary" on:click=move |_| retry()>{icon("refresh")} "Look again"</button>
+        <button type="button" class="button primary" on:click=mouse(move |_| retry())>{icon("refresh")} "Look again"</button>
         <a class="button" href=list>"Back to the traces"</a>
     }
     .into_any();
@@ -106,14 +106,14 @@ fn not_found(id: &str, retry: impl Fn() + 'static) -> AnyView {
         "No tier holds a span of {id}. It may be older than the retention, or not have arrived yet: spans of a running \
          request appear when their sender flushes."
     );
-    statement("search", "Trace not found".to_owned(), words, action)
+    statement(Heading::Page, "search", "Trace not found".to_owned(), words, action)
 }
 
 fn skeleton() -> AnyView {
     let rows = (0..14)
         .map(|row: usize| {
             let style = format!("--at:{}%;--wide:{}%", row * 5 % 45, 50 - row * 3);
-            view! { <div class="skeleton-span" style=style><i></i><b></b></div> }
+            view! { <div class="skeleton-span" style=style><i></i><b></b></div> }.into_any()
         })
         .collect_view();
     view! {
@@ -138,19 +138,21 @@ fn Loaded(model: Arc<TraceModel>, reload: Callback<()>) -> AnyView {
         Tab::Waterfall => view! { <waterfall::Waterfall state=state/> }.into_any(),
         Tab::Flame => view! { <flame::FlameGraph state=state/> }.into_any(),
     };
-    let minimap =
-        move || (state.tab.get() == Tab::Waterfall).then(|| view! { <overview::Minimap state=state/> });
-    let details =
-        move || state.selected.get().map(|index| view! { <details::Details state=state index=index/> });
+    let minimap = move || {
+        (state.tab.get() == Tab::Waterfall).then(|| view! { <overview::Minimap state=state/> }.into_any())
+    };
+    let details = move || {
+        state.selected.get().map(|index| view! { <details::Details state=state index=index/> }.into_any())
+    };
     view! {
         <header::Header state=state reload=reload/>
-        <div class="trace-work" class:has-details=move || state.selected.get().is_some()>
+        <div class="trace-work" class:has-details=live(move || state.selected.get().is_some())>
             <div class="trace-main">
                 <overview::Toolbar state=state/>
-                {minimap}
-                {body}
+                {view_of(minimap)}
+                {view_of(body)}
             </div>
-            {details}
+            {view_of(details)}
         </div>
         <tooltip::Tooltip state=state/>
     }

@@ -6,9 +6,11 @@ use infertrace_ui_model::format;
 use infertrace_ui_model::scale::Viewport;
 use infertrace_ui_model::trace::{SpanIndex, TraceModel};
 use infertrace_ui_model::waterfall::row_bars;
+use leptos::attr::custom::custom_attribute;
 use leptos::prelude::*;
 
-use super::state::{Hover, TraceState};
+use super::state::TraceState;
+use crate::erase::{Spot, live, mouse, pointer, view_of};
 use crate::parts::icon;
 
 /// Levels that are indented; deeper spans line up with the deepest of these.
@@ -31,58 +33,64 @@ pub(super) fn row(state: TraceState, place: usize, index: SpanIndex, height: f64
                 type="button"
                 class="caret"
                 tabindex="-1"
-                aria-label=move || if is_collapsed() { "Expand" } else { "Collapse" }
-                on:click=move |event| {
+                aria-label=live(move || if is_collapsed() { "Expand" } else { "Collapse" })
+                on:click=mouse(move |event| {
                     event.stop_propagation();
                     state.toggle(index);
-                }
+                })
             >
                 {icon("caret")}
             </button>
         }
+        .into_any()
     });
     let count = move || {
         (children > 0 && is_collapsed()).then(|| {
             let failed = hidden_errors > 0;
-            view! { <span class="hidden-count num" class:is-error=failed>{format!("+{}", format::compact(u64::from(children)))}</span> }
+            view! { <span class="hidden-count num" class:is-error=failed>{format!("+{}", format::compact(u64::from(children)))}</span> }.into_any()
         })
     };
     let bars_model = model.clone();
     let bars = move || bars_html(&bars_model, index, state.viewport.get());
     let point = move |event: web_sys::PointerEvent| {
         if event.pointer_type() == "mouse" {
-            state.hover.set(Some(Hover { span: index, x: event.client_x(), y: event.client_y() }));
+            state.hover.set(Some(Spot {
+                index,
+                x: f64::from(event.client_x()),
+                y: f64::from(event.client_y()),
+            }));
         }
     };
     view! {
         <div
             class=class
-            class:is-selected=move || state.selected.get() == Some(index)
-            class:is-match=move || state.matched.with(|matched| matched.contains(&index))
+            class:is-selected=live(move || state.selected.get() == Some(index))
+            class:is-match=live(move || state.is_match(index))
             class:is-error=error
             class:is-critical=node.critical
-            class:is-collapsed=is_collapsed
+            class:is-collapsed=live(is_collapsed)
             id=format!("span-row-{index}")
             role="row"
-            attr:aria-level=(node.depth + 1).to_string()
+            {..custom_attribute("aria-level", (node.depth + 1).to_string())}
             aria-rowindex=(place + 2).to_string()
-            aria-selected=move || (state.selected.get() == Some(index)).to_string()
-            aria-expanded=move || (children > 0).then(|| (!is_collapsed()).to_string())
+            aria-selected=live(move || (state.selected.get() == Some(index)).to_string())
+            aria-expanded=live(move || (children > 0).then(|| (!is_collapsed()).to_string()))
             style=style
-            on:click=move |_| state.select(index)
-            on:dblclick=move |_| state.toggle(index)
-            on:pointermove=point
+            on:click=mouse(move |_| state.select(index))
+            on:dblclick=mouse(move |_| state.toggle(index))
+            on:pointermove=pointer(point)
         >
             <div class="name" role="gridcell">
                 <span class="indent"></span>
                 {caret}
                 <span class="swatch"></span>
-                {error.then(|| view! { <span class="error-mark">{icon("alert")}<span class="visually-hidden">"failed"</span></span> })}
+                {error.then(|| view! { <span class="error-mark">{icon("alert")}<span class="visually-hidden">"failed"</span></span> }.into_any())}
                 <span class="operation">{span.operation.clone()}</span>
+                {node.orphan.then(|| view! { <span class="orphan" title="Its parent is not in this trace">{icon("partial")}<span class="visually-hidden">"without its parent"</span></span> }.into_any())}
                 <span class="row-service">{span.service.clone()}</span>
-                {count}
+                {view_of(count)}
             </div>
-            <div class="time" role="gridcell" aria-label=label(&model, index) inner_html=bars></div>
+            <div class="time" role="gridcell" aria-label=label(&model, index) inner_html=live(bars)></div>
         </div>
     }
     .into_any()

@@ -12,23 +12,31 @@ use infertrace_ui_model::waterfall;
 use leptos::prelude::*;
 
 use crate::browser;
+use crate::erase::Spot;
 use crate::parts::Colours;
 use crate::router::Router;
 
-/// A span under the pointer.
-#[derive(Clone, Copy, PartialEq)]
-pub(super) struct Hover {
-    pub(super) span: SpanIndex,
-    /// Pixels from the window's left and top.
-    pub(super) x: i32,
-    pub(super) y: i32,
+/// What never changes while a trace is open.
+struct Fixed {
+    model: Arc<TraceModel>,
+    /// Classes of the services' colours, by service index.
+    colours: Vec<String>,
+}
+
+/// What is known of the address.
+#[derive(Default)]
+struct Address {
+    /// What was written last; the address leads when it says anything else.
+    written: Option<TraceView>,
+    /// Writes in a moment.
+    timer: Option<TimeoutHandle>,
+    /// Whether the first state, which came from the address, is past.
+    started: bool,
 }
 
 #[derive(Clone, Copy)]
 pub(super) struct TraceState {
-    model: StoredValue<Arc<TraceModel>>,
-    /// Classes of the services' colours, by service index.
-    colours: StoredValue<Vec<String>>,
+    fixed: StoredValue<Fixed>,
     pub(super) tab: RwSignal<Tab>,
     pub(super) collapsed: RwSignal<HashSet<SpanIndex>>,
     pub(super) rows: Memo<Arc<Vec<SpanIndex>>>,
@@ -36,8 +44,8 @@ pub(super) struct TraceState {
     pub(super) selected: RwSignal<Option<SpanIndex>>,
     pub(super) search: RwSignal<String>,
     pub(super) matches: Memo<Arc<Vec<SpanIndex>>>,
-    pub(super) matched: Memo<HashSet<SpanIndex>>,
-    pub(super) hover: RwSignal<Option<Hover>>,
+    /// The row under the pointer, pixels from the window's left and top.
+    pub(super) hover: RwSignal<Option<Spot>>,
     /// A span to bring on screen.
     pub(super) reveal: RwSignal<Option<SpanIndex>>,
 }
@@ -49,51 +57,55 @@ impl TraceState {
         let classes = model.services.iter().map(|part| colours.class(&part.name)).collect();
         let collapsed = RwSignal::new(HashSet::new());
         let search = RwSignal::new(String::new());
-        let stored = StoredValue::new(model.clone());
+        let fixed = StoredValue::new(Fixed { model: model.clone(), colours: classes });
         let matches = Memo::new(move |_| {
-            Arc::new(search.with(|text| stored.with_value(|model| search::matches(model, text))))
+            Arc::new(search.with(|text| fixed.with_value(|fixed| search::matches(&fixed.model, text))))
         });
-        let state =
-            Self {
-                model: stored,
-                colours: StoredValue::new(classes),
-                tab: RwSignal::new(Tab::Waterfall),
-                collapsed,
-                rows: Memo::new(move |_| {
-                    Arc::new(collapsed.with(|collapsed| {
-                        stored.with_value(|model| waterfall::visible_rows(model, collapsed))
-                    }))
-                }),
-                viewport: RwSignal::new(Viewport::full(model.duration)),
-                selected: RwSignal::new(None),
-                search,
-                matches,
-                matched: Memo::new(move |_| matches.with(|matches| matches.iter().copied().collect())),
-                hover: RwSignal::new(None),
-                reveal: RwSignal::new(None),
-            };
+        let state = Self {
+            fixed,
+            tab: RwSignal::new(Tab::Waterfall),
+            collapsed,
+            rows: Memo::new(move |_| {
+                Arc::new(collapsed.with(|collapsed| {
+                    fixed.with_value(|fixed| waterfall::visible_rows(&fixed.model, collapsed))
+                }))
+            }),
+            viewport: RwSignal::new(Viewport::full(model.duration)),
+            selected: RwSignal::new(None),
+            search,
+            matches,
+            hover: RwSignal::new(None),
+            reveal: RwSignal::new(None),
+        };
         state.follow_address();
         state
     }
 
     pub(super) fn model(self) -> Arc<TraceModel> {
-        self.model.get_value()
+        self.fixed.with_value(|fixed| fixed.model.clone())
+    }
+
+    fn with_model<T>(self, read: impl FnOnce(&TraceModel) -> T) -> T {
+        self.fixed.with_value(|fixed| read(&fixed.model))
+    }
+
+    pub(super) fn is_match(self, index: SpanIndex) -> bool {
+        self.matches.with(|matches| matches.contains(&index))
     }
 
     pub(super) fn colour(self, service: u32) -> String {
-        self.colours.with_value(|colours| colours.get(service as usize).cloned().unwrap_or_default())
+        self.fixed.with_value(|fixed| fixed.colours.get(service as usize).cloned().unwrap_or_default())
     }
 
     /// Selects a span and brings it on screen.
     pub(super) fn select(self, index: SpanIndex) {
         self.selected.set(Some(index));
         let hidden = self.collapsed.with_untracked(|collapsed| {
-            self.model
-                .with_value(|model| model.ancestors(index).any(|ancestor| collapsed.contains(&ancestor)))
+            self.with_model(|model| model.ancestors(index).any(|ancestor| collapsed.contains(&ancestor)))
         });
         if hidden {
             self.collapsed.update(|collapsed| {
-                self.model.with_value(|model| waterfall::reveal(model, collapsed, index));
+                self.with_model(|model| waterfall::reveal(model, collapsed, index));
             });
         }
         self.reveal.set(Some(index));
@@ -118,7 +130,7 @@ impl TraceState {
     pub(super) fn step_match(self, forward: bool) {
         let selected = self.selected.get_untracked();
         let next = self.matches.with_untracked(|matches| {
-            self.model.with_value(|model| search::step(model, matches, selected, forward))
+            self.with_model(|model| search::step(model, matches, selected, forward))
         });
         if let Some(next) = next {
             self.select(next);
@@ -135,7 +147,7 @@ impl TraceState {
     }
 
     pub(super) fn duration(self) -> i64 {
-        self.model.with_value(|model| model.duration)
+        self.with_model(|model| model.duration)
     }
 
     fn view(self) -> TraceView {
@@ -146,7 +158,7 @@ impl TraceState {
             span: self
                 .selected
                 .get()
-                .map(|index| self.model.with_value(|model| model.span(index).span_id.clone()))
+                .map(|index| self.with_model(|model| model.span(index).span_id.clone()))
                 .unwrap_or_default(),
             search: self.search.get(),
             zoom: zoomed
@@ -164,7 +176,7 @@ impl TraceState {
         self.viewport.set(view.zoom.map_or(Viewport::full(duration), |(from, to)| {
             Viewport::within(duration, from as f64, to as f64)
         }));
-        match self.model.with_value(|model| model.find(&view.span)) {
+        match self.with_model(|model| model.find(&view.span)) {
             Some(index) => self.select(index),
             None => self.selected.set(None),
         }
@@ -174,25 +186,27 @@ impl TraceState {
     /// one change.
     fn follow_address(self) {
         let router = Router::get();
-        let own_id = self.model.with_value(|model| model.detail.trace_id.clone());
-        let written = StoredValue::new(None::<TraceView>);
+        let own_id = self.with_model(|model| model.detail.trace_id.clone());
+        let address = StoredValue::new(Address::default());
         Effect::new(move |_| {
             router.route().with(|route| {
                 if let Route::Trace { view, .. } = route
-                    && written.with_value(|written| written.as_ref() != Some(view))
+                    && address.with_value(|address| address.written.as_ref() != Some(view))
                 {
                     untrack(|| self.apply(view));
                 }
             });
         });
-        let timer = StoredValue::new(None::<TimeoutHandle>);
-        let started = StoredValue::new(false);
         Effect::new(move |_| {
             let view = self.view();
-            if !started.get_value() {
-                return started.set_value(true);
-            }
-            if let Some(handle) = timer.get_value() {
+            let pending = address.try_update_value(|address| {
+                let first = !std::mem::replace(&mut address.started, true);
+                (first, address.timer.take())
+            });
+            let Some((false, pending)) = pending else {
+                return;
+            };
+            if let Some(handle) = pending {
                 handle.clear();
             }
             let own_id = own_id.clone();
@@ -202,14 +216,15 @@ impl TraceState {
                     _ => None,
                 });
                 if let Some(id) = id {
-                    let _ = written.try_set_value(Some(view.clone()));
+                    let _ = address.try_update_value(|address| address.written = Some(view.clone()));
                     router.replace(Route::Trace { id, view: view.clone() });
                 }
             };
-            timer.set_value(set_timeout_with_handle(write, Duration::from_millis(150)).ok());
+            let handle = set_timeout_with_handle(write, Duration::from_millis(150)).ok();
+            let _ = address.try_update_value(|address| address.timer = handle);
         });
         on_cleanup(move || {
-            if let Some(handle) = timer.try_get_value().flatten() {
+            if let Some(handle) = address.try_update_value(|address| address.timer.take()).flatten() {
                 handle.clear();
             }
         });

@@ -6,31 +6,32 @@ use infertrace_ui_model::format;
 use leptos::prelude::*;
 
 use super::state::TraceState;
+use crate::erase::view_of;
 
 #[component]
 pub(super) fn Tooltip(state: TraceState) -> AnyView {
     let body = move || {
         let hover = state.hover.get()?;
         let model = state.model();
-        let node = model.node(hover.span);
-        let span = model.span(hover.span);
+        let node = model.node(hover.index);
+        let span = model.span(hover.index);
         let mut lines: Vec<(&'static str, String)> = vec![
             ("Duration", format::duration(node.end - node.start)),
             ("Self time", format::duration(node.self_time)),
             ("Starts at", format::duration(node.start)),
         ];
         let critical: i64 =
-            model.critical_segments(hover.span).iter().map(|segment| segment.end - segment.start).sum();
+            model.critical_segments(hover.index).iter().map(|segment| segment.end - segment.start).sum();
         if critical > 0 {
             lines.push(("Critical", format::duration(critical)));
         }
-        if let Some(stage) = model.stage(hover.span) {
+        if let Some(stage) = model.stage(hover.index) {
             lines.push(("Stage", stage.to_owned()));
         }
         lines.extend(conditions(span));
         let width = f64::from(document().document_element().map_or(1_280, |root| root.client_width()));
         let height = f64::from(document().document_element().map_or(800, |root| root.client_height()));
-        let (x, y) = (f64::from(hover.x), f64::from(hover.y));
+        let (x, y) = (hover.x, hover.y);
         let across = if x > width - 340.0 {
             format!("right:{}px", width - x + 14.0)
         } else {
@@ -44,7 +45,7 @@ pub(super) fn Tooltip(state: TraceState) -> AnyView {
         let class = format!("tooltip {}", state.colour(node.service));
         let rows = lines
             .into_iter()
-            .map(|(label, value)| view! { <dt>{label}</dt><dd class="num">{value}</dd> })
+            .map(|(label, value)| view! { <dt>{label}</dt><dd class="num">{value}</dd> }.into_any())
             .collect_view();
         Some(view! {
             <div class=class style=format!("{across};{down}") aria-hidden="true">
@@ -52,9 +53,9 @@ pub(super) fn Tooltip(state: TraceState) -> AnyView {
                 <p class="muted">{span.service.clone()}</p>
                 <dl>{rows}</dl>
             </div>
-        })
+        }.into_any())
     };
-    view! { {body} }.into_any()
+    view! { {view_of(body)} }.into_any()
 }
 
 /// Queue, batch, cache and device while the span ran.

@@ -15,6 +15,7 @@ use super::overview::Drag;
 use super::row::row;
 use super::state::TraceState;
 use crate::browser;
+use crate::erase::{Entry, list_of, live, mouse, plain, pointer, view_of, wheel};
 
 /// Height of a row in pixels; the style sheet has the same number.
 const ROW: f64 = 28.0;
@@ -24,26 +25,23 @@ const OVERSCAN: usize = 10;
 #[component]
 pub(super) fn Waterfall(state: TraceState) -> AnyView {
     let scroller: NodeRef<html::Div> = NodeRef::new();
-    let scroll_top = RwSignal::new(0.0);
-    let height = RwSignal::new(600.0);
+    let scroll_top = RwSignal::new(0_i64);
+    let height = RwSignal::new(600_i64);
     watch_height(scroller, height);
     let window = Memo::new(move |_| {
         let rows = state.rows.with(|rows| rows.len());
-        let window = row_window(scroll_top.get(), height.get(), ROW, rows, OVERSCAN);
+        let window = row_window(scroll_top.get() as f64, height.get() as f64, ROW, rows, OVERSCAN);
         // Steps of four rows: scrolling by a pixel changes nothing, and a step is one update.
         (window.start / 4 * 4, window.end.div_ceil(4).saturating_mul(4).min(rows))
     });
     let on_screen = move || {
         let (from, to) = window.get();
-        state.rows.with(|rows| {
-            rows.get(from..to)
-                .unwrap_or_default()
-                .iter()
-                .copied()
-                .enumerate()
-                .map(|(at, index)| (from + at, index))
-                .collect::<Vec<(usize, SpanIndex)>>()
-        })
+        let entry = |(place, index): (usize, &SpanIndex)| {
+            let (place, index) = (from + place, *index);
+            let key = (place as u64) << 32 | u64::from(index);
+            Entry { key, draw: Box::new(move || row(state, place, index, ROW)) }
+        };
+        state.rows.with(|rows| rows.get(from..to).unwrap_or_default().iter().enumerate().map(entry).collect())
     };
     Effect::new(move |_| {
         let Some((target, scroller)) = state.reveal.get().zip(scroller.get()) else {
@@ -79,7 +77,7 @@ pub(super) fn Waterfall(state: TraceState) -> AnyView {
     let lines = move || {
         scale::ticks(state.viewport.get(), 6)
             .into_iter()
-            .map(|tick| view! { <i style=format!("left:{:.3}%", tick.fraction * 100.0)></i> })
+            .map(|tick| view! { <i style=format!("left:{:.3}%", tick.fraction * 100.0)></i> }.into_any())
             .collect_view()
     };
     view! {
@@ -91,16 +89,16 @@ pub(super) fn Waterfall(state: TraceState) -> AnyView {
                 tabindex="0"
                 role="treegrid"
                 aria-label="Spans"
-                aria-rowcount=move || state.rows.with(|rows| rows.len() + 1).to_string()
-                aria-activedescendant=move || state.selected.get().map(|index| format!("span-row-{index}"))
-                on:scroll:target=move |event| scroll_top.set(f64::from(event.target().scroll_top()))
-                on:wheel=zoom_by_wheel
-                on:pointerleave=move |_| state.hover.set(None)
+                aria-rowcount=live(move || state.rows.with(|rows| rows.len() + 1).to_string())
+                aria-activedescendant=live(move || state.selected.get().map(|index| format!("span-row-{index}")))
+                on:scroll=plain(move |event| scroll_top.set(browser::current_element(&event).map_or(0, |element| i64::from(element.scroll_top()))))
+                on:wheel=wheel(zoom_by_wheel)
+                on:pointerleave=pointer(move |_| state.hover.set(None))
             >
                 <Ruler state=state/>
-                <div class="rows" role="rowgroup" style=move || format!("height:{}px", state.rows.with(|rows| rows.len()) as f64 * ROW)>
-                    <div class="lines" aria-hidden="true">{lines}</div>
-                    <For each=on_screen key=|entry| *entry children=move |(place, index)| row(state, place, index, ROW)/>
+                <div class="rows" role="rowgroup" style=live(move || format!("height:{}px", state.rows.with(|rows| rows.len()) as f64 * ROW))>
+                    <div class="lines" aria-hidden="true">{view_of(lines)}</div>
+                    {list_of(on_screen)}
                 </div>
             </div>
             <div class="legend" aria-hidden="true">
@@ -121,7 +119,7 @@ fn Ruler(state: TraceState) -> AnyView {
     let marks = move || {
         scale::ticks(state.viewport.get(), 6)
             .into_iter()
-            .map(|tick| view! { <span class="num" class:is-last={tick.fraction > 0.93} style=format!("left:{:.3}%", tick.fraction * 100.0)>{tick.label}</span> })
+            .map(|tick| view! { <span class="num" class:is-last={tick.fraction > 0.9} style=format!("left:{:.3}%", tick.fraction * 100.0)>{tick.label}</span> }.into_any())
             .collect_view()
     };
     view! {
@@ -131,14 +129,14 @@ fn Ruler(state: TraceState) -> AnyView {
                 class="ruler-times"
                 role="columnheader"
                 aria-label="Time"
-                on:pointerdown=move |event| drag.start(&event)
-                on:pointermove=move |event| drag.follow(&event)
-                on:pointerup=move |event| drag.finish(&event, state.viewport.get_untracked(), state)
-                on:pointercancel=move |_| drag.cancel()
-                on:dblclick=move |_| state.reset_zoom()
+                on:pointerdown=pointer(move |event| drag.start(&event))
+                on:pointermove=pointer(move |event| drag.follow(&event))
+                on:pointerup=pointer(move |event| drag.finish(&event, state.viewport.get_untracked(), state))
+                on:pointercancel=pointer(move |_| drag.cancel())
+                on:dblclick=mouse(move |_| state.reset_zoom())
             >
-                {marks}
-                {move || drag.selection()}
+                {view_of(marks)}
+                {view_of(move || drag.selection())}
             </div>
         </div>
     }
@@ -146,15 +144,15 @@ fn Ruler(state: TraceState) -> AnyView {
 }
 
 /// Follows the scroller's height, which the window, the details and the header change.
-fn watch_height(scroller: NodeRef<html::Div>, height: RwSignal<f64>) {
+fn watch_height(scroller: NodeRef<html::Div>, height: RwSignal<i64>) {
     Effect::new(move |_| {
         let Some(scroller) = scroller.get() else {
             return;
         };
         let observed = scroller.clone();
         let on_resize = Closure::<dyn FnMut(JsValue)>::new(move |_| {
-            let now = f64::from(observed.client_height());
-            if height.try_get_untracked().is_some_and(|known| (known - now).abs() > 0.5) {
+            let now = i64::from(observed.client_height());
+            if height.try_get_untracked().is_some_and(|known| known != now) {
                 height.set(now);
             }
         });

@@ -4,14 +4,15 @@ use infertrace_ui_model::filter::{Filter, PRESETS, TimeRange};
 use leptos::prelude::*;
 
 use super::state::ListState;
-use crate::parts::{CopyButton, icon, statement};
+use crate::erase::mouse;
+use crate::parts::{CopyButton, Heading, icon, statement};
 
 pub(super) fn empty(state: ListState) -> AnyView {
     let filter = state.filter.get();
     let all_time = PRESETS.len() - 1;
     let widen = move || {
         view! {
-            <button type="button" class="button" on:click=move |_| state.change(|filter| filter.range = TimeRange::Preset(all_time))>
+            <button type="button" class="button" on:click=mouse(move |_| state.change(|filter| filter.range = TimeRange::Preset(all_time)))>
                 {icon("clock")} "Search all time"
             </button>
         }
@@ -23,14 +24,14 @@ pub(super) fn empty(state: ListState) -> AnyView {
             <button
                 type="button"
                 class="button primary"
-                on:click=move |_| state.change(|filter| *filter = Filter { range: filter.range, ..Filter::default() })
+                on:click=mouse(move |_| state.change(|filter| *filter = Filter { range: filter.range, ..Filter::default() }))
             >
                 "Clear the filters"
             </button>
             {(!widest).then(widen)}
-        };
+        }.into_any();
         let words = "No trace in this time range passes all filters.".to_owned();
-        return statement("filter", "Nothing matches".to_owned(), words, action.into_any());
+        return statement(Heading::Section, "filter", "Nothing matches".to_owned(), words, action.into_any());
     }
     view! {
         <section class="welcome">
@@ -76,7 +77,7 @@ fn ways() -> AnyView {
                     <CopyButton text=code label=format!("Copy: {title}")/>
                 </div>
             </article>
-        }
+        }.into_any()
     })
     .collect_view()
     .into_any()

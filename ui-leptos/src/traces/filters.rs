@@ -7,6 +7,7 @@ use leptos::prelude::*;
 
 use super::state::{ListState, STATUSES};
 use crate::browser;
+use crate::erase::{key, live, mouse, plain, submit, view_of};
 use crate::parts::icon;
 use crate::router::Router;
 
@@ -15,16 +16,17 @@ pub(super) fn FilterBar(state: ListState) -> AnyView {
     let open = RwSignal::new(false);
     let narrowed = move || state.filter.with(Filter::is_narrowed);
     view! {
-        <div class="filters" class:is-open=move || open.get() role="search" aria-label="Filter traces">
+        <div class="filters" class:is-open=live(move || open.get()) role="search" aria-label="Filter traces">
             <div class="filters-main">
                 <Query state=state/>
                 <Range state=state/>
                 <button
                     type="button"
                     class="button filters-toggle"
-                    aria-expanded=move || open.get().to_string()
+                    class:is-set=live(narrowed)
+                    aria-expanded=live(move || open.get().to_string())
                     aria-controls="filter-fields"
-                    on:click=move |_| open.update(|open| *open = !*open)
+                    on:click=mouse(move |_| open.update(|open| *open = !*open))
                 >
                     {icon("filter")} "Filters"
                 </button>
@@ -40,26 +42,26 @@ pub(super) fn FilterBar(state: ListState) -> AnyView {
                         placeholder="Any"
                         spellcheck="false"
                         autocomplete="off"
-                        prop:value=move || state.filter.with(|filter| filter.operation.clone())
-                        on:change:target=move |event| {
-                            let value = event.target().value().trim().to_owned();
+                        prop:value=live(move || state.filter.with(|filter| filter.operation.clone()))
+                        on:change=plain(move |event| {
+                            let value = event_target_value(&event).trim().to_owned();
                             state.change(|filter| filter.operation = value);
-                        }
+                        })
                     />
                 </label>
                 <Durations state=state/>
-                {move || narrowed().then(|| view! {
+                {view_of(move || narrowed().then(|| view! {
                     <button
                         type="button"
                         class="button quiet clear"
-                        on:click=move |_| state.change(|filter| *filter = Filter { range: filter.range, ..Filter::default() })
+                        on:click=mouse(move |_| state.change(|filter| *filter = Filter { range: filter.range, ..Filter::default() }))
                     >
                         {icon("close")} "Clear"
                     </button>
-                })}
+                }.into_any()))}
             </div>
             <Chips state=state/>
-            {move || narrowed().then(|| view! { <p class="filters-hint">"Listed are traces in which one span passes all filters."</p> })}
+            {view_of(move || narrowed().then(|| view! { <p class="filters-hint">"Listed are traces in which one span passes all filters."</p> }.into_any()))}
         </div>
     }
     .into_any()
@@ -74,10 +76,10 @@ fn choice(
     read: fn(&Filter) -> &String,
     write: fn(&mut Filter, String),
 ) -> AnyView {
-    let current = Memo::new(move |_| state.filter.with(|filter| read(filter).clone()));
+    let current = move || state.filter.with(|filter| read(filter).clone());
     let options = move || {
         let mut names = names.get();
-        let current = current.get();
+        let current = current();
         if !current.is_empty() && !names.contains(&current) {
             names.insert(0, current.clone());
         }
@@ -85,7 +87,7 @@ fn choice(
             .into_iter()
             .map(|name| {
                 let selected = name == current;
-                view! { <option value=name.clone() prop:selected=selected>{name.clone()}</option> }
+                view! { <option value=name.clone() prop:selected=selected>{name.clone()}</option> }.into_any()
             })
             .collect_view()
     };
@@ -93,14 +95,14 @@ fn choice(
         <label class="field">
             <span>{label}</span>
             <select
-                class:is-set=move || !current.get().is_empty()
-                on:change:target=move |event| {
-                    let value = event.target().value();
+                class:is-set=live(move || !current().is_empty())
+                on:change=plain(move |event| {
+                    let value = event_target_value(&event);
                     state.change(|filter| write(filter, value));
-                }
+                })
             >
-                <option value="" prop:selected=move || current.get().is_empty()>{all}</option>
-                {options}
+                <option value="" prop:selected=live(move || current().is_empty())>{all}</option>
+                {view_of(options)}
             </select>
         </label>
     }
@@ -116,15 +118,16 @@ fn Status(state: ListState) -> AnyView {
             view! {
                 <button
                     type="button"
-                    class:is-chosen=chosen
+                    class:is-chosen=live(chosen)
                     title=meaning
                     class:is-error=status == StatusFilter::Error
-                    aria-pressed=move || chosen().to_string()
-                    on:click=move |_| state.change(|filter| filter.status = status)
+                    aria-pressed=live(move || chosen().to_string())
+                    on:click=mouse(move |_| state.change(|filter| filter.status = status))
                 >
                     {words}
                 </button>
             }
+            .into_any()
         })
         .collect_view();
     view! { <div class="field"><span id="status-label">"Status"</span><div class="segmented" role="group" aria-labelledby="status-label">{buttons}</div></div> }
@@ -146,16 +149,16 @@ fn Durations(state: ListState) -> AnyView {
                 spellcheck="false"
                 autocomplete="off"
                 aria-describedby="duration-problem"
-                prop:value=move || state.filter.with(read).map(format::duration_input).unwrap_or_default()
-                on:change:target=move |event| match format::parse_duration_micros(&event.target().value()) {
+                prop:value=live(move || state.filter.with(read).map(format::duration_input).unwrap_or_default())
+                on:change=plain(move |event| match format::parse_duration_micros(&event_target_value(&event)) {
                     Ok(value) => {
                         problem.set(None);
                         state.change(|filter| write(filter, value));
                     }
                     Err(words) => problem.set(Some(words)),
-                }
+                })
             />
-        }
+        }.into_any()
     };
     view! {
         <div class="field durations">
@@ -165,7 +168,7 @@ fn Durations(state: ListState) -> AnyView {
                 <span aria-hidden="true">"–"</span>
                 {input("Greatest duration", "max 2s", |filter| filter.max_duration, |filter, value| filter.max_duration = value)}
             </div>
-            <p class="field-problem" id="duration-problem" role="alert">{move || problem.get()}</p>
+            <p class="field-problem" id="duration-problem" role="alert">{view_of(move || problem.get())}</p>
         </div>
     }
     .into_any()
@@ -173,18 +176,18 @@ fn Durations(state: ListState) -> AnyView {
 
 #[component]
 fn Range(state: ListState) -> AnyView {
-    let range = Memo::new(move |_| state.filter.with(|filter| filter.range));
+    let range = move || state.filter.with(|filter| filter.range);
     let presets = PRESETS
         .into_iter()
         .enumerate()
         .map(|(index, (name, words, _))| {
-            view! { <option value=name prop:selected=move || range.get() == TimeRange::Preset(index)>{words}</option> }
+            view! { <option value=name prop:selected=live(move || range() == TimeRange::Preset(index))>{words}</option> }.into_any()
         })
         .collect_view();
     let choose = move |value: String| {
         if value == "custom" {
             let now = browser::now_ms();
-            let (start, _) = range.get_untracked().bounds(now);
+            let (start, _) = state.filter.with_untracked(|filter| filter.range).bounds(now);
             state.change(|filter| {
                 filter.range = TimeRange::Custom { start_ms: start.unwrap_or(now - 3_600_000), end_ms: now };
             });
@@ -192,49 +195,53 @@ fn Range(state: ListState) -> AnyView {
             state.change(|filter| filter.range = TimeRange::Preset(index));
         }
     };
-    let custom = move || match range.get() {
-        TimeRange::Preset(_) => None,
-        TimeRange::Custom { start_ms, end_ms } => Some(view! {
-            <div class="custom-range">
-                {moment("From", start_ms, move |start_ms| (start_ms < end_ms).then_some(TimeRange::Custom { start_ms, end_ms }), state)}
-                {moment("To", end_ms, move |end_ms| (start_ms < end_ms).then_some(TimeRange::Custom { start_ms, end_ms }), state)}
-            </div>
-        }),
-    };
-    let is_custom = move || matches!(range.get(), TimeRange::Custom { .. });
+    let is_custom = move || matches!(range(), TimeRange::Custom { .. });
     view! {
         <div class="range">
-            <select aria-label="Time range" on:change:target=move |event| choose(event.target().value())>
+            <select aria-label="Time range" on:change=plain(move |event| choose(event_target_value(&event)))>
                 {presets}
-                <option value="custom" prop:selected=is_custom>"Custom range"</option>
+                <option value="custom" prop:selected=live(is_custom)>"Custom range"</option>
             </select>
-            {custom}
+            <div class="custom-range" hidden=live(move || !is_custom())>
+                {moment("From", state, |range| range.0, |range, start| (start, range.1))}
+                {moment("To", state, |range| range.1, |range, end| (range.0, end))}
+            </div>
         </div>
     }
     .into_any()
 }
 
+/// One end of a custom range, local time. An end that would empty the range is not taken.
 fn moment(
     label: &'static str,
-    value_ms: i64,
-    apply: impl Fn(i64) -> Option<TimeRange> + 'static,
     state: ListState,
+    read: fn((i64, i64)) -> i64,
+    write: fn((i64, i64), i64) -> (i64, i64),
 ) -> AnyView {
-    let text = format::absolute(value_ms * 1_000_000, browser::offset_minutes(value_ms));
-    let value = text.get(..19).unwrap_or_default().replace(' ', "T");
+    let range = move || match state.filter.with(|filter| filter.range) {
+        TimeRange::Custom { start_ms, end_ms } => Some((start_ms, end_ms)),
+        TimeRange::Preset(_) => None,
+    };
+    let text = move || {
+        let Some(value_ms) = range().map(read) else {
+            return String::new();
+        };
+        let text = format::absolute(value_ms * 1_000_000, browser::offset_minutes(value_ms));
+        text.get(..19).unwrap_or_default().replace(' ', "T")
+    };
+    let apply = move |event: web_sys::Event| {
+        let typed = browser::parse_local(&event_target_value(&event));
+        if let Some((typed, range)) = typed.zip(untrack(range)) {
+            let (start_ms, end_ms) = write(range, typed);
+            if start_ms < end_ms {
+                state.change(|filter| filter.range = TimeRange::Custom { start_ms, end_ms });
+            }
+        }
+    };
     view! {
         <label class="moment">
             <span>{label}</span>
-            <input
-                type="datetime-local"
-                step="1"
-                prop:value=value
-                on:change:target=move |event| {
-                    if let Some(range) = browser::parse_local(&event.target().value()).and_then(&apply) {
-                        state.change(|filter| filter.range = range);
-                    }
-                }
-            />
+            <input type="datetime-local" step="1" prop:value=live(text) on:change=plain(apply)/>
         </label>
     }
     .into_any()
@@ -246,7 +253,7 @@ fn Query(state: ListState) -> AnyView {
     let router = Router::get();
     let text = RwSignal::new(String::new());
     let problem = RwSignal::new(false);
-    let submit = move |event: web_sys::SubmitEvent| {
+    let send = move |event: web_sys::SubmitEvent| {
         event.prevent_default();
         let typed = text.get_untracked();
         let typed = typed.trim();
@@ -264,7 +271,7 @@ fn Query(state: ListState) -> AnyView {
         }
     };
     view! {
-        <form class="query" on:submit=submit>
+        <form class="query" on:submit=submit(send)>
             {icon("search")}
             <input
                 id="filter-query"
@@ -275,22 +282,22 @@ fn Query(state: ListState) -> AnyView {
                 autocomplete="off"
                 autocapitalize="off"
                 enterkeyhint="search"
-                aria-invalid=move || problem.get().to_string()
-                prop:value=move || text.get()
-                on:input:target=move |event| {
+                aria-invalid=live(move || problem.get().to_string())
+                prop:value=live(move || text.get())
+                on:input=plain(move |event| {
                     problem.set(false);
-                    text.set(event.target().value());
-                }
-                on:keydown=move |event| {
+                    text.set(event_target_value(&event));
+                })
+                on:keydown=key(move |event| {
                     if event.key() == "Escape" {
                         text.set(String::new());
                         browser::focus("main");
                     }
-                }
+                })
             />
             <kbd class="query-key" aria-hidden="true">"/"</kbd>
             <p class="field-problem" role="alert">
-                {move || problem.get().then_some("Write key=value, or the 32 hexadecimal digits of a trace id.")}
+                {view_of(move || problem.get().then_some("Write key=value, or the 32 hexadecimal digits of a trace id."))}
             </p>
         </form>
     }
@@ -314,13 +321,13 @@ fn Chips(state: ListState) -> AnyView {
                     view! {
                         <li class="chip">
                             <span class="mono">{key}<span class="muted">"="</span>{value}</span>
-                            <button type="button" class="icon-button" aria-label=label on:click=remove>{icon("close")}</button>
+                            <button type="button" class="icon-button" aria-label=label on:click=mouse(remove)>{icon("close")}</button>
                         </li>
-                    }
+                    }.into_any()
                 })
                 .collect_view();
-            view! { <ul class="chips" aria-label="Attributes">{items}</ul> }
+            view! { <ul class="chips" aria-label="Attributes">{items}</ul> }.into_any()
         })
     };
-    view! { {chips} }.into_any()
+    view! { {view_of(chips)} }.into_any()
 }

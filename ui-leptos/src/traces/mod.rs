@@ -11,7 +11,8 @@ use leptos::ev;
 use leptos::prelude::*;
 
 use crate::browser;
-use crate::parts::{failure, icon};
+use crate::erase::{live, mouse, view_of};
+use crate::parts::{Heading, failure, icon};
 pub(crate) use state::ListState;
 use state::Phase;
 
@@ -25,7 +26,7 @@ pub(crate) fn TracesPage() -> AnyView {
     on_cleanup(move || keys.remove());
 
     let body = move || match state.phase.get() {
-        Phase::Failed(error) => failure(&error, move || state.reload()),
+        Phase::Failed(error) => failure(Heading::Section, &error, move || state.reload()),
         Phase::Loading => skeleton(),
         Phase::Ready if state.is_empty.get() => empty::empty(state),
         Phase::Ready => view! {
@@ -38,11 +39,11 @@ pub(crate) fn TracesPage() -> AnyView {
         <div class="page traces">
             <div class="page-head">
                 <h1>"Traces"</h1>
-                <p class="count" role="status">{move || count_words(state)}</p>
+                <p class="count" role="status">{view_of(move || count_words(state))}</p>
                 <LiveControl state=state/>
             </div>
             <filters::FilterBar state=state/>
-            {body}
+            {view_of(body)}
         </div>
     }
     .into_any()
@@ -78,32 +79,33 @@ fn LiveControl(state: ListState) -> AnyView {
         }
     };
     let waiting = move || {
-        let count = state.waiting.get();
+        let count = state.waiting();
         (count > 0).then(|| {
             view! {
-                <button type="button" class="pill" on:click=move |_| state.release()>
+                <button type="button" class="pill" on:click=mouse(move |_| state.release())>
                     {format!("{} new", format::count(count as u64))}
                 </button>
             }
+            .into_any()
         })
     };
     view! {
         <div class="live">
-            {waiting}
+            {view_of(waiting)}
             <button
                 type="button"
                 class="button live-button"
-                class:is-live=on
-                class:is-offline=move || on() && state.offline.get()
-                aria-pressed=move || on().to_string()
-                aria-label=move || if on() { "Live, pause updates" } else { "Paused, resume live updates" }
+                class:is-live=live(on)
+                class:is-offline=live(move || on() && state.offline.get())
+                aria-pressed=live(move || on().to_string())
+                aria-label=live(move || if on() { "Live, pause updates" } else { "Paused, resume live updates" })
                 title="Live updates (l)"
-                prop:disabled=move || !possible()
-                on:click=move |_| state.live.update(|live| *live = !*live)
+                prop:disabled=live(move || !possible())
+                on:click=mouse(move |_| state.live.update(|live| *live = !*live))
             >
                 <span class="live-dot"></span>
-                <span>{words}</span>
-                {move || possible().then(|| icon(if on() { "pause" } else { "play" }))}
+                <span>{view_of(words)}</span>
+                {view_of(move || possible().then(|| icon(if on() { "pause" } else { "play" })))}
             </button>
         </div>
     }
@@ -112,7 +114,7 @@ fn LiveControl(state: ListState) -> AnyView {
 
 fn skeleton() -> AnyView {
     let rows = (0..12)
-        .map(|_| view! { <div class="skeleton-row"><i></i><i></i><i></i><i></i></div> })
+        .map(|_| view! { <div class="skeleton-row"><i></i><i></i><i></i><i></i></div> }.into_any())
         .collect_view();
     view! {
         <div class="skeleton" role="status" aria-label="Loading traces">

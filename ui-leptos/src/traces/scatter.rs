@@ -1,11 +1,9 @@
 //! Latency plot of the listed traces. The table below it says the same in words, so to assistive technology the plot is
 //! one image.
 
-use std::sync::Arc;
-
-use infertrace_ui_model::filter::TimeRange;
 use infertrace_ui_model::format;
 use infertrace_ui_model::route::Route;
+use infertrace_ui_model::scale::Tick;
 use infertrace_ui_model::scatter::Scatter;
 use infertrace_ui_model::summary::TraceSummary;
 use leptos::html;
@@ -13,7 +11,7 @@ use leptos::prelude::*;
 
 use super::state::ListState;
 use crate::browser;
-use crate::parts::Now;
+use crate::erase::{Spot, live, mouse, pointer, view_of};
 use crate::router::Router;
 
 /// Pixels within which a point is meant.
@@ -22,89 +20,81 @@ const REACH: f64 = 14.0;
 #[component]
 pub(super) fn ScatterPlot(state: ListState) -> AnyView {
     let router = Router::get();
-    let now: Now = expect_context();
     let area: NodeRef<html::Div> = NodeRef::new();
-    let hovered = RwSignal::new(None::<usize>);
-    let plot = Memo::new(move |_| {
-        let until = state
-            .filter
-            .with(|filter| matches!(filter.range, TimeRange::Preset(_)))
-            .then(|| now.0.get_untracked());
-        Arc::new(state.traces.with(|traces| Scatter::build(traces, until)))
-    });
+    let hovered = RwSignal::new(None::<Spot>);
     let at = move |event: &web_sys::MouseEvent| {
         let area = area.get_untracked()?;
         let bounds = area.get_bounding_client_rect();
         let (x, y) = browser::share_of(event, &area);
         let (width, height) = (bounds.width(), bounds.height());
-        plot.with_untracked(|plot| plot.nearest(x * width, y * height, width, height, REACH))
+        let plot = state.traces.with_untracked(|traces| Scatter::build(traces));
+        let index = plot.nearest(x * width, y * height, width, height, REACH)?;
+        let point = plot.points.get(index)?;
+        Some(Spot { index: index as u32, x: point.x, y: point.y })
     };
     let open = move |event: web_sys::MouseEvent| {
-        let id = at(&event).and_then(|index| {
-            state.traces.with_untracked(|list| list.get(index).map(|t| t.trace_id.clone()))
+        let id = at(&event).and_then(|spot| {
+            state
+                .traces
+                .with_untracked(|list| list.get(spot.index as usize).map(|trace| trace.trace_id.clone()))
         });
         if let Some(id) = id {
             router.go(Route::trace(&id));
         }
     };
-    let drawing = move || {
-        plot.with(|plot| {
-            let path = |error: bool| {
-                plot.points
-                    .iter()
-                    .filter(|point| point.error == error)
-                    .map(|point| format!("M{:.1} {:.1}h0", point.x * 1_000.0, (1.0 - point.y) * 1_000.0))
-                    .collect::<String>()
-            };
-            view! {
-                <svg viewBox="0 0 1000 1000" preserveAspectRatio="none" aria-hidden="true">
-                    <path class="points" d=path(false)></path>
-                    <path class="points is-error" d=path(true)></path>
-                </svg>
-            }
-        })
-    };
-    let rows = move || {
-        plot.with(|plot| {
-            plot.axis
-                .ticks(5)
-                .into_iter()
-                .map(|tick| view! { <div class="plot-row" style=format!("bottom:{:.2}%", tick.fraction * 100.0)><span>{tick.label}</span></div> })
-                .collect_view()
-        })
-    };
-    let columns = move || {
-        plot.with(|plot| {
-            plot.time_ticks(6, browser::offset_minutes(plot.end_ms))
-                .into_iter()
-                .map(|tick| view! { <div class="plot-column" style=format!("left:{:.2}%", tick.fraction * 100.0)><span>{tick.label}</span></div> })
-                .collect_view()
-        })
-    };
+    let drawing = move || draw(&state.traces.with(|traces| Scatter::build(traces)));
     let tip = move || {
-        let index = hovered.get()?;
-        let point = plot.with(|plot| plot.points.get(index).cloned())?;
-        state.traces.with(|traces| traces.get(index).map(|trace| tooltip(trace, point.x, point.y)))
+        let spot = hovered.get()?;
+        state
+            .traces
+            .with(|traces| traces.get(spot.index as usize).map(|trace| tooltip(trace, spot.x, spot.y)))
     };
     let summary = move || {
         state.traces.with(|traces| format!("Plot of start time against duration of {} traces", traces.len()))
     };
     view! {
-        <figure class="plot" role="img" aria-label=summary>
+        <figure class="plot" role="img" aria-label=live(summary)>
             <div
                 class="plot-area"
-                class:is-pointing=move || hovered.get().is_some()
+                class:is-pointing=live(move || hovered.get().is_some())
                 node_ref=area
-                on:pointermove=move |event| hovered.set(at(&event))
-                on:pointerleave=move |_| hovered.set(None)
-                on:click=open
+                on:pointermove=pointer(move |event| hovered.set(at(&event)))
+                on:pointerleave=pointer(move |_| hovered.set(None))
+                on:click=mouse(open)
             >
-                {rows}
-                {columns}
-                {drawing}
-                {tip}
+                {view_of(drawing)}
+                {view_of(tip)}
             </div>
         </figure>
+    }
+    .into_any()
+}
+
+fn draw(plot: &Scatter) -> AnyView {
+    let path = |error: bool| {
+        plot.points
+            .iter()
+            .filter(|point| point.error == error)
+            .map(|point| format!("M{:.1} {:.1}h0", point.x * 1_000.0, (1.0 - point.y) * 1_000.0))
+            .collect::<String>()
+    };
+    let mark = |class: &'static str, side: &str, tick: Tick| {
+        let style = format!("{side}:{:.2}%", tick.fraction * 100.0);
+        view! { <div class=class style=style><span>{tick.label}</span></div> }.into_any()
+    };
+    let rows = plot.axis.ticks(5).into_iter().map(|tick| mark("plot-row", "bottom", tick)).collect_view();
+    let columns = plot
+        .time_ticks(6, browser::offset_minutes(plot.end_ms))
+        .into_iter()
+        .map(|tick| mark("plot-column", "left", tick))
+        .collect_view();
+    view! {
+        {rows}
+        {columns}
+        <svg viewBox="0 0 1000 1000" preserveAspectRatio="none" aria-hidden="true">
+            <path class="points" d=path(false)></path>
+            <path class="points is-error" d=path(true)></path>
+        </svg>
     }
     .into_any()
 }

@@ -37,6 +37,17 @@ pub(crate) enum Phase {
     Failed(LoadError),
 }
 
+/// What was asked of the server.
+#[derive(Default)]
+struct Asked {
+    /// The filter of what is listed.
+    filter: Option<Filter>,
+    /// Counts questions for a first page.
+    generation: u64,
+    /// Whether a live request is under way.
+    polling: bool,
+}
+
 /// State of the list.
 #[derive(Clone, Copy)]
 pub(crate) struct ListState {
@@ -45,27 +56,24 @@ pub(crate) struct ListState {
     pub(super) is_empty: Memo<bool>,
     pub(super) phase: RwSignal<Phase>,
     pub(super) cursor: RwSignal<Option<String>>,
-    pub(super) loading_more: RwSignal<bool>,
-    /// Why "load more" failed.
-    pub(super) more_error: RwSignal<Option<LoadError>>,
+    /// The same of "load more".
+    pub(super) more: RwSignal<Phase>,
+    /// Greatest duration in the list, nanoseconds.
+    pub(super) longest: RwSignal<i64>,
     /// Whether a person wants live updates.
     pub(super) live: RwSignal<bool>,
     /// Whether the last live request failed.
     pub(super) offline: RwSignal<bool>,
     /// Whether a person is at the table.
     pub(super) held: RwSignal<bool>,
-    /// New traces that wait while the list is held.
-    pub(super) waiting: Memo<usize>,
     /// Ids that the last update brought.
-    pub(super) fresh: RwSignal<HashSet<String>>,
+    pub(super) fresh: RwSignal<Vec<String>>,
     /// What the server left out, in words.
     pub(super) notice: RwSignal<Option<String>>,
     pub(super) services: RwSignal<Vec<String>>,
     pub(super) models: RwSignal<Vec<String>>,
     pending: RwSignal<Vec<TraceSummary>>,
-    loaded: StoredValue<Option<Filter>>,
-    generation: StoredValue<u64>,
-    polling: StoredValue<bool>,
+    asked: StoredValue<Asked>,
     router: Router,
 }
 
@@ -80,31 +88,23 @@ impl ListState {
         });
         let traces: RwSignal<Vec<TraceSummary>> = RwSignal::new(Vec::new());
         let pending: RwSignal<Vec<TraceSummary>> = RwSignal::new(Vec::new());
-        let is_known = move |trace: &TraceSummary| {
-            traces.with(|list| list.iter().any(|known| known.trace_id == trace.trace_id))
-        };
         Self {
             filter,
             traces,
             is_empty: Memo::new(move |_| traces.with(Vec::is_empty)),
             phase: RwSignal::new(Phase::Loading),
             cursor: RwSignal::new(None),
-            loading_more: RwSignal::new(false),
-            more_error: RwSignal::new(None),
+            more: RwSignal::new(Phase::Ready),
+            longest: RwSignal::new(1),
             live: RwSignal::new(true),
             offline: RwSignal::new(false),
             held: RwSignal::new(false),
-            waiting: Memo::new(move |_| {
-                pending.with(|pending| pending.iter().filter(|trace| !is_known(trace)).count())
-            }),
-            fresh: RwSignal::new(HashSet::new()),
+            fresh: RwSignal::new(Vec::new()),
             notice: RwSignal::new(None),
             services: RwSignal::new(Vec::new()),
             models: RwSignal::new(Vec::new()),
             pending,
-            loaded: StoredValue::new(None),
-            generation: StoredValue::new(0),
-            polling: StoredValue::new(false),
+            asked: StoredValue::new(Asked::default()),
             router,
         }
     }
@@ -119,7 +119,7 @@ impl ListState {
         self.load_names();
         Effect::new(move |_| {
             let filter = self.filter.get();
-            let known = self.loaded.with_value(|loaded| loaded.as_ref() == Some(&filter));
+            let known = self.asked.with_value(|asked| asked.filter.as_ref() == Some(&filter));
             if known && self.phase.get_untracked() == Phase::Ready {
                 self.poll();
             } else {
@@ -155,23 +155,22 @@ impl ListState {
     pub(super) fn reload(self) {
         let filter = self.filter.get_untracked();
         let generation = self.next_generation();
-        self.loaded.set_value(Some(filter.clone()));
+        self.asked.update_value(|asked| asked.filter = Some(filter.clone()));
         self.pending.set(Vec::new());
         self.phase.set(Phase::Loading);
         spawn_local(async move {
             let answer = self.request(&filter, Page::First).await;
-            if self.generation.get_value() != generation {
+            if self.generation() != generation {
                 return;
             }
             match answer {
                 Ok(list) => {
-                    self.fresh.set(HashSet::new());
+                    self.fresh.set(Vec::new());
                     self.take_rest(&list);
-                    self.traces.set(list.traces);
+                    self.update_list(|shown| *shown = list.traces);
                     self.offline.set(false);
                     self.phase.set(Phase::Ready);
                 }
-                Err(LoadError::Aborted) => {}
                 Err(error) => self.phase.set(Phase::Failed(error)),
             }
         });
@@ -183,23 +182,22 @@ impl ListState {
             return;
         };
         let filter = self.filter.get_untracked();
-        let generation = self.generation.get_value();
-        self.loading_more.set(true);
-        self.more_error.set(None);
+        let generation = self.generation();
+        self.more.set(Phase::Loading);
         spawn_local(async move {
             let answer = self.request(&filter, Page::After(&cursor)).await;
-            self.loading_more.set(false);
-            if self.generation.get_value() != generation {
+            self.more.set(Phase::Ready);
+            if self.generation() != generation {
                 return;
             }
             match answer {
                 Ok(list) => {
                     self.take_rest(&list);
-                    self.traces.update(|known| {
+                    self.update_list(|known| {
                         summary::merge(known, list.traces, usize::MAX);
                     });
                 }
-                Err(error) => self.more_error.set(Some(error)),
+                Err(error) => self.more.set(Phase::Failed(error)),
             }
         });
     }
@@ -219,7 +217,7 @@ impl ListState {
             .traces
             .with_untracked(|list| newer.iter().any(|trace| !list.iter().any(|known| known == trace)));
         if changed {
-            self.traces.update(|list| {
+            self.update_list(|list| {
                 let most = MOST_LIVE.max(list.len());
                 summary::merge(list, newer, most);
             });
@@ -227,16 +225,16 @@ impl ListState {
     }
 
     fn poll(self) {
-        if self.polling.get_value() {
+        if self.asked.with_value(|asked| asked.polling) {
             return;
         }
-        self.polling.set_value(true);
+        self.asked.update_value(|asked| asked.polling = true);
         let filter = self.filter.get_untracked();
-        let generation = self.generation.get_value();
+        let generation = self.generation();
         spawn_local(async move {
             let answer = self.request(&filter, Page::Recent).await;
-            self.polling.set_value(false);
-            if self.generation.get_value() != generation {
+            self.asked.update_value(|asked| asked.polling = false);
+            if self.generation() != generation {
                 return;
             }
             self.offline.set(answer.is_err());
@@ -272,13 +270,13 @@ impl ListState {
 
     async fn request(self, filter: &Filter, page: Page<'_>) -> Result<TraceList, LoadError> {
         let query = filter.to_api_query(browser::now_ms(), PAGE, page);
-        net::get_json(&format!("/api/v1/traces?{query}"), None).await
+        net::get_json(&format!("/api/v1/traces?{query}")).await
     }
 
     fn load_names(self) {
         for (member, names) in [("services", self.services), ("models", self.models)] {
             spawn_local(async move {
-                if let Ok(text) = net::get_text(&format!("/api/v1/{member}"), None).await {
+                if let Ok(text) = net::get_text(&format!("/api/v1/{member}")).await {
                     let found = infertrace_ui_model::api::names_from(&text, member);
                     if names.with_untracked(|known| *known != found) {
                         names.set(found);
@@ -289,8 +287,31 @@ impl ListState {
     }
 
     fn next_generation(self) -> u64 {
-        self.generation.update_value(|generation| *generation += 1);
-        self.generation.get_value()
+        self.asked.update_value(|asked| asked.generation += 1);
+        self.generation()
+    }
+
+    fn generation(self) -> u64 {
+        self.asked.with_value(|asked| asked.generation)
+    }
+
+    /// New traces that wait while the list is held.
+    pub(super) fn waiting(self) -> usize {
+        self.pending.with(|pending| {
+            self.traces.with(|list| {
+                pending
+                    .iter()
+                    .filter(|trace| !list.iter().any(|known| known.trace_id == trace.trace_id))
+                    .count()
+            })
+        })
+    }
+
+    fn update_list(self, edit: impl FnOnce(&mut Vec<TraceSummary>)) {
+        let mut list = self.traces.get_untracked();
+        edit(&mut list);
+        self.longest.set(list.iter().map(|trace| trace.duration_nano.0).max().unwrap_or(1).max(1));
+        self.traces.set(list);
     }
 }
 

@@ -1,5 +1,7 @@
 //! The table. On a phone the rows become cards, by the style sheet alone.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+
 use infertrace_ui_model::format;
 use infertrace_ui_model::route::Route;
 use infertrace_ui_model::summary::{TraceSummary, stage_class};
@@ -7,7 +9,9 @@ use leptos::prelude::*;
 use wasm_bindgen::JsCast;
 
 use super::state::ListState;
+use super::state::Phase;
 use crate::browser;
+use crate::erase::{Entry, focus, list_of, live, mouse, pointer, view_of};
 use crate::parts::{Colours, Now, icon, service_tag};
 
 /// Services named in a row; the rest is counted.
@@ -15,9 +19,13 @@ const MOST_SERVICES: usize = 3;
 
 #[component]
 pub(super) fn TraceTable(state: ListState) -> AnyView {
-    let longest = Memo::new(move |_| {
-        state.traces.with(|traces| traces.iter().map(|trace| trace.duration_nano.0).max().unwrap_or(1).max(1))
-    });
+    let entries = move || {
+        let entry = |trace: &TraceSummary| {
+            let trace = trace.clone();
+            Entry { key: key_of(&trace), draw: Box::new(move || row(&trace, state)) }
+        };
+        state.traces.with(|traces| traces.iter().map(entry).collect())
+    };
     let focus_left = move |event: web_sys::FocusEvent| {
         let inside = event
             .related_target()
@@ -27,35 +35,32 @@ pub(super) fn TraceTable(state: ListState) -> AnyView {
             state.held.set(false);
         }
     };
-    let notice =
-        move || state.notice.get().map(|words| view! { <p class="notice">{icon("info")} {words}</p> });
+    let notice = move || {
+        state.notice.get().map(|words| view! { <p class="notice">{icon("info")} {words}</p> }.into_any())
+    };
     view! {
-        {notice}
+        {view_of(notice)}
         <div
             class="trace-table"
             role="table"
             aria-label="Traces"
-            on:pointerenter=move |event| if event.pointer_type() == "mouse" { state.held.set(true) }
-            on:pointerleave=move |_| state.held.set(false)
-            on:focusin=move |_| state.held.set(true)
-            on:focusout=focus_left
+            on:pointerenter=pointer(move |event| if event.pointer_type() == "mouse" { state.held.set(true) })
+            on:pointerleave=pointer(move |_| state.held.set(false))
+            on:focusin=focus(move |_| state.held.set(true))
+            on:focusout=focus(focus_left)
         >
             <div class="trace-head" role="row">
                 <span role="columnheader">"Trace"</span>
                 <span role="columnheader">"Started"</span>
                 <span role="columnheader">"Duration"</span>
-                <span role="columnheader" class="stages-head"><span>"Stages"</span>{legend()}</span>
+                <span role="columnheader" class="stages-head"><span class="visually-hidden">"Stages"</span>{legend()}</span>
                 <span role="columnheader">"Model"</span>
                 <span role="columnheader" class="right">"Tokens"</span>
                 <span role="columnheader" class="right"><abbr title="Time to first token">"TTFT"</abbr></span>
                 <span role="columnheader" class="right">"Spans"</span>
             </div>
             <div role="rowgroup" class="trace-rows">
-                <For
-                    each=move || state.traces.get()
-                    key=|trace| (trace.trace_id.clone(), trace.span_count, trace.duration_nano, trace.error_count)
-                    children=move |trace| row(&trace, state, longest)
-                />
+                {list_of(entries)}
             </div>
         </div>
         <More state=state/>
@@ -63,7 +68,14 @@ pub(super) fn TraceTable(state: ListState) -> AnyView {
     .into_any()
 }
 
-fn row(trace: &TraceSummary, state: ListState, longest: Memo<i64>) -> AnyView {
+/// A row is drawn anew when what it shows changes.
+fn key_of(trace: &TraceSummary) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (&trace.trace_id, trace.span_count, trace.duration_nano, trace.error_count).hash(&mut hasher);
+    hasher.finish()
+}
+
+fn row(trace: &TraceSummary, state: ListState) -> AnyView {
     let now: Now = expect_context();
     let error = trace.is_error();
     let fresh = state.fresh.with_untracked(|fresh| fresh.contains(&trace.trace_id));
@@ -78,7 +90,7 @@ fn row(trace: &TraceSummary, state: ListState, longest: Memo<i64>) -> AnyView {
         trace.root_operation.clone()
     };
     let duration = trace.duration_nano.0;
-    let width = move || format!("width:{:.2}%", duration as f64 / longest.get() as f64 * 100.0);
+    let width = move || format!("width:{:.2}%", duration as f64 / state.longest.get() as f64 * 100.0);
     let bar = format!("duration-bar {}", Colours::get().class(&trace.root_service));
     let dash = || view! { <span class="muted" aria-label="none">"–"</span> }.into_any();
     let models = trace.model_names();
@@ -108,18 +120,18 @@ fn row(trace: &TraceSummary, state: ListState, longest: Memo<i64>) -> AnyView {
             <div class="cell-root" role="cell">
                 <a class="row-link" href=href>
                     <span class="row-name">
-                        {error.then(|| view! { <span class="error-mark">{icon("alert")}<span class="visually-hidden">"Failed: "</span></span> })}
+                        {error.then(|| view! { <span class="error-mark">{icon("alert")}<span class="visually-hidden">"Failed: "</span></span> }.into_any())}
                         {name}
                     </span>
                 </a>
                 {services(trace)}
             </div>
             <div class="cell-start num" role="cell" title=absolute>
-                <time>{move || format::relative(start_ms, now.0.get())}</time>
+                <time>{view_of(move || format::relative(start_ms, now.0.get()))}</time>
             </div>
             <div class="cell-duration num" role="cell">
                 <span>{format::duration(duration)}</span>
-                <span class=bar aria-hidden="true"><i style=width></i></span>
+                <span class=bar aria-hidden="true"><i style=live(width)></i></span>
             </div>
             <div class="cell-stages" role="cell">{stages(trace)}</div>
             <div class="cell-model" role="cell">{model}</div>
@@ -127,8 +139,8 @@ fn row(trace: &TraceSummary, state: ListState, longest: Memo<i64>) -> AnyView {
             <div class="cell-ttft num right" role="cell">{ttft}</div>
             <div class="cell-spans num right" role="cell">
                 <span>{format::count(trace.span_count)}<span class="unit">" spans"</span></span>
-                {(trace.error_count > 0).then(|| view! { <span class="errors">{format!(" {} failed", format::compact(trace.error_count))}</span> })}
-                {(trace.complete == Some(false)).then(|| view! { <span class="partial" title="Spans are missing so far">"partial"</span> })}
+                {(trace.error_count > 0).then(|| view! { <span class="errors">{format!(" {} failed", format::compact(trace.error_count))}</span> }.into_any())}
+                {(trace.complete == Some(false)).then(|| view! { <span class="partial" title="Spans are missing so far">"partial"</span> }.into_any())}
             </div>
         </div>
     }
@@ -138,7 +150,7 @@ fn row(trace: &TraceSummary, state: ListState, longest: Memo<i64>) -> AnyView {
 /// Names of the stages that matter most; the rest is in each bar's tooltip.
 fn legend() -> AnyView {
     ["queue", "prefill", "decode"]
-        .map(|stage| view! { <span class=stage_class(stage)><i></i>{stage}</span> })
+        .map(|stage| view! { <span class=stage_class(stage)><i></i>{stage}</span> }.into_any())
         .into_any()
 }
 
@@ -153,7 +165,7 @@ fn services(trace: &TraceSummary) -> AnyView {
         .collect::<Vec<_>>()
         .join("\n");
     let shown = names.iter().take(MOST_SERVICES).map(|(name, _)| service_tag(name)).collect_view();
-    view! { <span class="services" title=title>{shown} {(rest > 0).then(|| view! { <span class="muted rest">{format!("+{rest}")}</span> })}</span> }
+    view! { <span class="services" title=title>{shown} {(rest > 0).then(|| view! { <span class="muted rest">{format!("+{rest}")}</span> }.into_any())}</span> }
         .into_any()
 }
 
@@ -175,7 +187,7 @@ fn stages(trace: &TraceSummary) -> AnyView {
         .iter()
         .map(|(name, time)| {
             let style = format!("width:{:.2}%", *time as f64 / total as f64 * 100.0);
-            view! { <i class=stage_class(name) style=style></i> }
+            view! { <i class=stage_class(name) style=style></i> }.into_any()
         })
         .collect_view();
     view! { <span class="stage-bar" role="img" aria-label=words.replace('\n', ", ") title=words.clone()>{parts}</span> }.into_any()
@@ -186,19 +198,22 @@ fn More(state: ListState) -> AnyView {
     let button = move || {
         state.cursor.with(Option::is_some).then(|| {
             view! {
-                <button type="button" class="button" prop:disabled=move || state.loading_more.get() on:click=move |_| state.load_more()>
-                    {move || if state.loading_more.get() { "Loading…" } else { "Load more" }}
+                <button type="button" class="button" prop:disabled=live(move || state.more.with(|more| *more == Phase::Loading)) on:click=mouse(move |_| state.load_more())>
+                    {view_of(move || if state.more.with(|more| *more == Phase::Loading) { "Loading…" } else { "Load more" })}
                 </button>
-            }
+            }.into_any()
         })
     };
-    let problem = move || {
-        state.more_error.get().map(|error| {
+    let problem = move || match state.more.get() {
+        Phase::Failed(error) => {
             let (title, detail) = error.words();
-            view! { <p class="field-problem" role="alert">{format!("{title}. {detail}")}</p> }
-        })
+            Some(
+                view! { <p class="field-problem" role="alert">{format!("{title}. {detail}")}</p> }.into_any(),
+            )
+        }
+        _ => None,
     };
-    view! { <div class="more">{button} {problem}</div> }.into_any()
+    view! { <div class="more">{view_of(button)} {view_of(problem)}</div> }.into_any()
 }
 
 /// Moves the focus to another row's link; from outside of the table to its first or last row.
