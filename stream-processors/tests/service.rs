@@ -10,6 +10,7 @@ use infertrace_processors::{Config, Deps, Error, build};
 use infertrace_runtime::clock::ManualClock;
 use infertrace_schemas::{
     avro::{SchemaIds, TraceSummary},
+    record::encode_share,
     topics,
 };
 use prometheus_client::registry::Registry;
@@ -100,9 +101,11 @@ fn fill(log: &FakeLog) {
     log.put(0, T0 + 4_000, Some(share(&[span(4, 1, 0, 0, 7)])));
     log.put(0, T0 + 9_000, Some(share(&[span(4, 2, 1, 1, 2)])));
     log.put(0, T0 + 90_000, Some(share(&[])));
+    // The last traces were closed by the record before; this one makes them be forgotten.
+    log.put(0, T0 + 180_000, Some(encode_share("", b"another batch", [], &[])));
 }
 
-const FILLED: u64 = 11;
+const FILLED: u64 = 12;
 const GROUP: &str = "infertrace-processor";
 
 async fn consumed(log: &FakeLog) {
@@ -183,7 +186,7 @@ async fn poison_goes_to_the_dead_letter_topic() {
     assert!(header("infertrace.error").is_some_and(|error| !error.is_empty()));
     assert!(metric(&metrics, "infertrace_processor_dead_letters_total 2"));
     assert!(metric(&metrics, "infertrace_processor_duplicate_batches_total 1"));
-    assert!(metric(&metrics, "infertrace_processor_records_total 11"));
+    assert!(metric(&metrics, "infertrace_processor_records_total 12"));
 }
 
 /// Scenario: a partition is taken away with open and remembered traces and given back, after every number of calls.

@@ -18,7 +18,9 @@ use infertrace_schemas::columns::{conform, name};
 use parquet::{
     arrow::{
         ParquetRecordBatchStreamBuilder, ProjectionMask,
-        arrow_reader::{ArrowPredicateFn, ArrowReaderMetadata, RowFilter, RowSelection, RowSelector},
+        arrow_reader::{
+            ArrowPredicateFn, ArrowReaderMetadata, RowFilter, RowSelection, RowSelectionPolicy, RowSelector,
+        },
     },
     errors::ParquetError,
     file::{metadata::ParquetMetaData, page_index::column_index::ColumnIndexMetaData},
@@ -185,6 +187,8 @@ async fn read(
     let stream = ParquetRecordBatchStreamBuilder::new_with_metadata(reader, (*footer).clone())
         .with_row_groups(row_groups)
         .with_row_selection(selection)
+        // A few rows of thousands: skip over the others rather than decode and drop them.
+        .with_row_selection_policy(RowSelectionPolicy::Selectors)
         .with_row_filter(RowFilter::new(vec![Box::new(predicate)]))
         .with_projection(projection)
         .build()?;
