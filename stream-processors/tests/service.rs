@@ -264,16 +264,22 @@ async fn an_unavailable_log_pauses_the_input() {
 #[tokio::test]
 async fn data_loss_is_counted_and_a_recreated_topic_refused() {
     let log = FakeLog::new(1);
-    fill(&log);
+    // One trace that stays open holds the position at its first record.
+    for number in 0..3u8 {
+        log.put(0, T0 + i64::from(number), Some(share(&[span(0, number + 1, 0, 0, 5)])));
+    }
     let running = start(&log, config()).await;
-    log.until("something is committed", |log| log.committed_at(GROUP, 0).is_some()).await;
+    log.until("the position is committed", |log| log.committed_at(GROUP, 0) == Some(0)).await;
     running.stop().await;
-    let committed = log.committed_at(GROUP, 0).expect("committed");
-    log.truncate(0, committed + 2);
+    log.truncate(0, 2);
+    log.put(0, T0 + 90_000, Some(share(&[])));
+    log.put(0, T0 + 180_000, None);
     let running = start(&log, config()).await;
-    consumed(&log).await;
+    log.until("everything is committed", |log| log.committed_at(GROUP, 0) == Some(5)).await;
     let metrics = running.stop().await;
     assert!(metric(&metrics, "infertrace_processor_lost_records_total 2"));
+    let found = summaries(&log);
+    assert_eq!((found.len(), found[0].source.first_offset, found[0].span_count), (1, 2, 1));
 
     let recreated = FakeLog::new(1);
     fill(&recreated);
