@@ -122,7 +122,8 @@ impl Body {
         if let Some(at) = self.batch_id_at {
             put(bytes, at as u32, &ids::trace_id(run, sequence, u16::MAX, 0));
         }
-        self.bytes.split().freeze()
+        // Taken whole: a rest left behind would share the allocation, and every send would be copied.
+        std::mem::take(&mut self.bytes).freeze()
     }
 
     /// Takes the bytes of [`stamp`](Self::stamp) back: without a copy when nobody else holds them.
