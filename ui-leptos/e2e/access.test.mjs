@@ -1,10 +1,10 @@
 // Every page and state for everyone: axe in both themes, a phone's width, headings and landmarks, first paint.
 import assert from "node:assert/strict";
-import { readFileSync } from "node:fs";
+import { readFileSync, readdirSync, statSync } from "node:fs";
 import { createRequire } from "node:module";
 import { after, before, test } from "node:test";
 import { launch, open } from "./browser.mjs";
-import { Fixture, ids, start } from "./server.mjs";
+import { Fixture, dist, ids, start } from "./server.mjs";
 
 const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 let browser;
@@ -96,4 +96,12 @@ test("paints a shell before WebAssembly arrives", async () => {
   await page.locator(".trace-row").first().waitFor();
   assert.ok(bytes > 0);
   await context.close();
+});
+
+// Scenario: the built module. Guarantee: 300 KB gzipped at most.
+test("keeps the module small", () => {
+  const name = readdirSync(`${dist}/assets`).find((file) => file.endsWith(".wasm.gz"));
+  const bytes = statSync(`${dist}/assets/${name}`).size;
+  console.log(JSON.stringify({ bench: "ui-size", wasm_gzip_bytes: bytes, wasm_brotli_bytes: statSync(`${dist}/assets/${name.replace(/gz$/, "br")}`).size }));
+  assert.ok(bytes <= 300 * 1024, `${bytes} bytes`);
 });

@@ -43,7 +43,7 @@ visit("shows the waterfall with nesting and critical path", `/traces/${ids.plain
   assert.equal(await row(page, "queue").getAttribute("aria-level"), "3");
   const header = await page.locator(".trace-header").innerText();
   assert.match(header, /POST \/v1\/embeddings/);
-  assert.match(header, /Tokens\s+220 → 43/);
+  assert.match(header, /Tokens\s+110 → 43/);
   assert.match(header, /Time to first token[\s\S]*queue[\s\S]*prefill/);
   assert.match(await page.locator(".path-shares").innerText(), /decode\s*\d+\s%/);
   // The last decode step ends with the decode span: it is on the path. Authentication overlaps nothing: so is it.
