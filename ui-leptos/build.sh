@@ -27,6 +27,14 @@ mkdir -p "$work" "$(dirname "$dist")"
 exec 9>"$work/lock"
 flock 9
 
+# The optimiser, and what the browser tests need; both pinned by the lock file.
+lock="$(sha256sum "$here/package-lock.json" | cut -d' ' -f1)"
+if [ "$(cat "$here/node_modules/.lock-sum" 2>/dev/null || true)" != "$lock" ]; then
+  say "installing the npm tools"
+  (cd "$here" && npm ci --no-fund --no-audit --loglevel=error)
+  printf '%s' "$lock" >"$here/node_modules/.lock-sum"
+fi
+
 # Everything that decides the result.
 sources="$(
   cd "$root"
@@ -74,13 +82,6 @@ if [ "$(cat "$work/made" 2>/dev/null || true)" != "$made" ]; then
   fi
   rm -rf "$work/glue" "$work/made"
   "$bindgen" "$raw" "$work/glue" app
-
-  lock="$(sha256sum ui-leptos/package-lock.json | cut -d' ' -f1)"
-  if [ "$(cat ui-leptos/node_modules/.lock-sum 2>/dev/null || true)" != "$lock" ]; then
-    say "installing the npm tools"
-    (cd ui-leptos && npm ci --no-fund --no-audit --loglevel=error)
-    printf '%s' "$lock" >ui-leptos/node_modules/.lock-sum
-  fi
   # Only features that every current browser has; --all-features makes a module that none of them loads.
   say "optimising"
   ui-leptos/node_modules/.bin/wasm-opt -Oz --converge \
