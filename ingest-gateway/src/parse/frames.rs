@@ -44,7 +44,8 @@ pub(crate) fn read_export<'a>(request: &'a [u8], max_frames: usize) -> Result<Ex
         let field = field.map_err(&wire)?;
         match field.number {
             1 => {
-                if export.batch.replace(field.bytes().map_err(&wire)?).is_some() {
+                let batch = field.bytes().map_err(&wire)?;
+                if export.batch.replace(batch).is_some() {
                     return Err(ParseError::Invalid("an ExportRequest holds one batch".into()));
                 }
             }

@@ -1,5 +1,6 @@
 //! The gateway over real sockets, with a log in memory.
 
+#![allow(clippy::type_complexity, reason = "tables of cases are tuples")]
 #![allow(unreachable_pub, reason = "the modules of a test binary share what they hold")]
 
 mod accept;
