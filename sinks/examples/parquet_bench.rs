@@ -17,6 +17,9 @@ use infertrace_schemas::{
 use infertrace_sinks::encode::{EncodedFile, FileSettings, encode_range, encode_rows};
 use parquet::file::metadata::ParquetMetaDataReader;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const SPANS_A_TRACE: usize = 8;
 const TRACES_A_RECORD: usize = 25;
 const START_NS: i64 = 1_750_000_000_000_000_000;
@@ -132,16 +135,21 @@ fn put_trace(batch: &mut Vec<u8>, random: &mut Random, trace: usize) {
         put_string(&mut span, "gen_ai.request.id", &request_id);
         put_string(&mut span, "gen_ai.operation.name", "chat");
         put_string(&mut span, "gen_ai.provider.name", "vllm");
-        put_string(&mut span, "deployment.environment.name", "production");
+        put_string(
+            &mut span,
+            "client.address",
+            &format!("10.12.{}.{}", random.below(256), random.below(256)),
+        );
         put_string(&mut span, "server.address", &host);
         put_string(&mut span, "session.id", &session);
         put_string(&mut span, "http.route", "/v1/chat/completions");
-        put_string(&mut span, "thread.name", if index % 2 == 0 { "engine-core-0" } else { "worker-tp-1" });
+        put_string(&mut span, "span.correlation", &format!("{:016x}", random.next()));
         put_int(&mut span, "gen_ai.usage.input_tokens", input);
         put_int(&mut span, "gen_ai.usage.output_tokens", output);
         put_int(&mut span, "http.response.status_code", if random.below(200) == 0 { 500 } else { 200 });
         put_double(&mut span, "gen_ai.request.temperature", random.below(11) as f64 / 10.0);
-        put_double(&mut span, "infertrace.kv_cache.usage", random.below(1_000) as f64 / 1_000.0);
+        put_double(&mut span, "gen_ai.latency.time_in_queue", random.next() as f64 / u64::MAX as f64);
+        put_int(&mut span, "thread.id", 140_000_000_000_000 + random.below(1_000_000_000));
         if index == 3 || index == 6 {
             put_string(&mut span, "gen_ai.response.finish_reason", FINISH[random.below(3) as usize]);
         }

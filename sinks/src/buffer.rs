@@ -21,6 +21,7 @@ struct Held {
     spans: u64,
     unpacked_bytes: u64,
     held_bytes: usize,
+    since_ns: i64,
 }
 
 /// See the module.
@@ -32,7 +33,6 @@ pub(crate) struct Buffer {
     spans: u64,
     unpacked_bytes: u64,
     held_bytes: usize,
-    oldest_since_ns: i64,
     lost: Vec<LostRange>,
 }
 
@@ -66,9 +66,6 @@ impl Buffer {
         if offset < self.position {
             return;
         }
-        if self.records.is_empty() {
-            self.oldest_since_ns = now_ns;
-        }
         self.position = offset + 1;
         let (spans, unpacked_bytes) = record.payload.as_deref().map_or((0, 0), measure);
         let payload_bytes = record.payload.as_ref().map_or(0, bytes::Bytes::len);
@@ -79,7 +76,7 @@ impl Buffer {
         self.spans += spans;
         self.unpacked_bytes += unpacked_bytes;
         self.held_bytes += held_bytes;
-        self.records.push_back(Held { record, spans, unpacked_bytes, held_bytes });
+        self.records.push_back(Held { record, spans, unpacked_bytes, held_bytes, since_ns: now_ns });
     }
 
     /// Retention removed what stood before `low`; returns how many offsets that were.
@@ -121,11 +118,9 @@ impl Buffer {
 
     /// How long the oldest record has waited. A clock set back starts the wait anew.
     pub(crate) fn waited_ns(&mut self, now_ns: i64) -> i64 {
-        if self.records.is_empty() {
-            return 0;
-        }
-        self.oldest_since_ns = self.oldest_since_ns.min(now_ns);
-        now_ns - self.oldest_since_ns
+        let Some(oldest) = self.records.front_mut() else { return 0 };
+        oldest.since_ns = oldest.since_ns.min(now_ns);
+        now_ns - oldest.since_ns
     }
 
     /// Timestamp of the oldest record.
@@ -134,7 +129,7 @@ impl Buffer {
     }
 
     /// Cuts the range `[start, end)` off; the next one starts at `end`.
-    pub(crate) fn take_until(&mut self, end: u64, now_ns: i64) -> Taken {
+    pub(crate) fn take_until(&mut self, end: u64) -> Taken {
         let count = self.records.partition_point(|held| held.record.offset.0 < end);
         let mut taken = Taken { records: Vec::with_capacity(count), held_bytes: 0, lost: Vec::new() };
         for held in self.records.drain(..count) {
@@ -147,7 +142,6 @@ impl Buffer {
         taken.lost = self.lost.extract_if(.., |lost| lost.from < end).collect();
         self.start = end;
         self.position = self.position.max(end);
-        self.oldest_since_ns = now_ns;
         taken
     }
 }
@@ -229,7 +223,7 @@ mod tests {
             let mut expected_start = 0;
             let mut cut = |buffer: &mut Buffer, end: u64| {
                 prop_assert_eq!(buffer.start(), expected_start);
-                for record in buffer.take_until(end, 0).records {
+                for record in buffer.take_until(end).records {
                     prop_assert!((expected_start..end).contains(&record.offset.0));
                     taken.push(record.offset.0);
                 }
@@ -262,8 +256,8 @@ mod tests {
         assert_eq!(buffer.lose_until(15), 4);
         assert_eq!(buffer.lose_until(15), 0);
         buffer.push(record(15, 1), 0);
-        assert!(buffer.take_until(11, 0).lost.is_empty());
-        assert_eq!(buffer.take_until(16, 0).lost, vec![LostRange { from: 11, to: 15 }]);
+        assert!(buffer.take_until(11).lost.is_empty());
+        assert_eq!(buffer.take_until(16).lost, vec![LostRange { from: 11, to: 15 }]);
     }
 
     /// Scenario: the clock is set back by an hour. Guarantee: the wait starts anew, it never turns negative.

@@ -341,7 +341,6 @@ impl Service {
 
     /// Starts to write a planned range once all of it was read.
     fn advance_followed(&mut self, number: u32) {
-        let now_ns = self.clock.now_unix_nanos();
         let Some(partition) = self.partitions.get_mut(&number) else { return };
         match &partition.phase {
             Phase::Following { plan, .. } if partition.buffer.position() >= plan.end => {}
@@ -351,7 +350,7 @@ impl Service {
             return;
         };
         partition.writing_since_ms = partition.buffer.oldest_timestamp_ms();
-        let taken = partition.buffer.take_until(plan.end, now_ns);
+        let taken = partition.buffer.take_until(plan.end);
         partition.writing_bytes = taken.held_bytes;
         self.spawn(number, Arc::clone(&self.workshop).write(plan, taken, seen));
     }
@@ -534,8 +533,11 @@ impl Service {
                 let numbers: Vec<u32> = self.partitions.keys().copied().collect();
                 for number in numbers {
                     self.advance_followed(number);
-                    let whole = self.partitions.get(&number).filter(|one| one.is_cuttable());
-                    if let Some(end) = whole.and_then(|one| one.buffer.whole_end()) {
+                    let (rows, bytes) = (self.config.target_rows, self.config.target_bytes);
+                    let cuttable = self.partitions.get(&number).filter(|one| one.is_cuttable());
+                    let end = cuttable
+                        .and_then(|one| one.buffer.full_end(rows, bytes).or_else(|| one.buffer.whole_end()));
+                    if let Some(end) = end {
                         self.cut(number, end);
                     }
                 }

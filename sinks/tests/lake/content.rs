@@ -56,7 +56,7 @@ async fn a_redo_deduplicates_as_the_first_attempt() {
         faulty.until_met().await;
         first.kill().await;
         run_to_end(&log, Arc::clone(&store), config()).await;
-        assert_eq!(objects(&*store, "lake").await, expected, "put {put}");
+        assert!(objects(&*store, "lake").await == expected, "put {put}");
     }
 }
 
@@ -124,7 +124,7 @@ async fn a_folder_is_a_lake() {
     assert_eq!(staging.count(), 0);
     let reference = memory();
     run_to_end(&log, Arc::clone(&reference), config()).await;
-    assert_eq!(objects(&*store, "lake").await, objects(&*reference, "lake").await);
+    assert!(objects(&*store, "lake").await == objects(&*reference, "lake").await);
 }
 
 /// Scenario: a data file is opened by an outsider. Guarantee: it says by what it is sorted, has a bloom

@@ -84,7 +84,7 @@ async fn a_zombie_changes_nothing() {
         let of_lake = |objects: &[(String, bytes::Bytes)]| -> Vec<(String, bytes::Bytes)> {
             objects.iter().filter(|(path, _)| !path.contains("_plans")).cloned().collect()
         };
-        assert_eq!(of_lake(&before), of_lake(&after), "put {put}");
+        assert!(of_lake(&before) == of_lake(&after), "put {put}");
     }
 }
 
@@ -153,5 +153,5 @@ async fn the_same_range_gives_the_same_bytes() {
     run_to_end(&log, Arc::clone(&two), infertrace_sinks::Config { max_poll_bytes: 1_024, ..config() }).await;
     let (one, two) = (objects(&*one, "lake").await, objects(&*two, "lake").await);
     assert_eq!(one.len(), 4 * (3 + 1) * 2);
-    assert_eq!(one, two);
+    assert!(one == two, "byte-identical");
 }

@@ -53,6 +53,13 @@ struct LogState {
     read_up_to: HashMap<u32, u64>,
 }
 
+impl LogState {
+    fn has_read(&mut self, partition: u32, next: u64) {
+        let read = self.read_up_to.entry(partition).or_default();
+        *read = next.max(*read);
+    }
+}
+
 /// A log in memory. Every consumer of a group is given every partition: worse than any broker.
 #[derive(Clone)]
 pub(crate) struct FakeLog {
@@ -237,7 +244,7 @@ impl FakeConsumer {
         }
         state.delivered_bytes += bytes;
         for record in &fetched {
-            state.read_up_to.insert(record.from.partition, record.offset.0 + 1);
+            state.has_read(record.from.partition, record.offset.0 + 1);
         }
         Ok(fetched)
     }
@@ -267,6 +274,8 @@ impl Consumer for FakeConsumer {
     }
     async fn seek(&mut self, at: &TopicPartition, to: NextOffset) -> Result<(), LogError> {
         self.positions.as_mut().expect("assigned").insert(at.partition, to.0);
+        self.log.state.lock().has_read(at.partition, to.0);
+        self.log.changed.send_modify(|version| *version += 1);
         Ok(())
     }
     fn pause(&mut self, at: &TopicPartition) -> Result<(), LogError> {
