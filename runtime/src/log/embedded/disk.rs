@@ -42,9 +42,9 @@ pub(super) fn free_bytes(dir: &Path) -> io::Result<u64> {
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
-/// Reserves `len` bytes; a file system that cannot is fine.
-pub(super) fn preallocate(file: &File, len: u64) -> io::Result<()> {
-    match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, len) {
+/// Reserves `len` bytes from `position` on; a file system that cannot is fine.
+pub(super) fn preallocate(file: &File, position: u64, len: u64) -> io::Result<()> {
+    match rustix::fs::fallocate(file, FallocateFlags::empty(), position, len) {
         Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(()),
         other => other.map_err(Into::into),
     }

@@ -266,7 +266,14 @@ impl EmbeddedLog {
 
     fn start(shared: Arc<Shared>, active: writer::Active, lock: File) -> Result<Arc<Self>, LogError> {
         let now = Instant::now();
-        let writer = Writer { shared: shared.clone(), active, lock, last_sync: now, last_retention: now };
+        let writer = Writer {
+            shared: shared.clone(),
+            active,
+            lock,
+            last_sync: now,
+            last_retention: now,
+            refused: None,
+        };
         let thread = std::thread::Builder::new()
             .name("log-writer".to_owned())
             .spawn(move || writer.run())

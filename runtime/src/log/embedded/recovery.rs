@@ -217,7 +217,7 @@ fn scan_last(shared: &Shared, seq: u64, state: &mut State) -> Result<Active, Log
     }
     file.set_len(end).map_err(failed)?;
     if shared.config.preallocate
-        && let Err(error) = disk::preallocate(&file, shared.config.segment_bytes)
+        && let Err(error) = disk::preallocate(&file, 0, shared.config.segment_bytes)
     {
         tracing::warn!(path = %path.display(), %error, "cannot reserve space for the segment");
     }

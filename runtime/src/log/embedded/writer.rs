@@ -56,6 +56,8 @@ pub(super) struct Writer {
     pub(super) lock: File,
     pub(super) last_sync: Instant,
     pub(super) last_retention: Instant,
+    /// When the file system last refused to give space that it said was free: a quota, a size limit.
+    pub(super) refused: Option<Instant>,
 }
 
 /// Nobody waits for a thread that is gone, however it went.
@@ -234,6 +236,7 @@ impl Writer {
                     .poison(&format!("cannot cut off a failed write: {cut} (after {error})")));
             }
             if disk::is_full(&error) {
+                self.refused = Some(Instant::now());
                 return Err(self.shared.disk_full(&error.to_string()));
             }
             return Err(self.shared.poison(&format!("write failed: {error}")));
@@ -290,19 +293,30 @@ impl Writer {
     }
 
     /// Whether new entries must be refused for want of space; forgets an earlier refusal when it is back.
-    fn check_space(&self) -> Option<Failure> {
+    fn check_space(&mut self) -> Option<Failure> {
         let config = &self.shared.config;
-        match disk::free_bytes(&self.shared.dir) {
-            Ok(free) if free < config.reserve_bytes => {
-                let reserve = config.reserve_bytes;
-                Some(self.shared.disk_full(&format!("{free} bytes free, reserve_bytes is {reserve}")))
-            }
-            Ok(_) => {
-                self.shared.space_is_back();
-                None
-            }
-            Err(error) => Some(self.shared.disk_full(&format!("cannot ask for free space: {error}"))),
+        let free = match disk::free_bytes(&self.shared.dir) {
+            Ok(free) => free,
+            Err(error) => return Some(self.shared.disk_full(&format!("cannot ask for free space: {error}"))),
+        };
+        if free < config.reserve_bytes {
+            let reserve = config.reserve_bytes;
+            return Some(self.shared.disk_full(&format!("{free} bytes free, reserve_bytes is {reserve}")));
         }
+        if let Some(refused) = self.refused {
+            if refused.elapsed() < TICK {
+                return self.shared.failure();
+            }
+            // Free bytes were no promise before: accept only when the largest record would fit.
+            let largest = config.max_record_bytes as u64;
+            if let Err(error) = disk::preallocate(&self.active.file, self.active.position, largest) {
+                self.refused = Some(Instant::now());
+                return Some(self.shared.disk_full(&error.to_string()));
+            }
+            self.refused = None;
+        }
+        self.shared.space_is_back();
+        None
     }
 
     fn tick(&mut self) {
@@ -344,12 +358,16 @@ impl Writer {
         self.sync()?;
         let seq = self.active.segment.header.seq + 1;
         let created = create(&self.shared, seq, &self.shared.state.read());
-        let next = created.map_err(|error| match error {
+        let next = match created {
+            Ok(next) => next,
             // The next start would take the half-made segment for the last one.
-            LogError::Ambiguous(detail) => self.shared.poison(&detail),
+            Err(LogError::Ambiguous(detail)) => return Err(self.shared.poison(&detail)),
             // Nothing changed; the old segment stays active.
-            error => self.shared.disk_full(&format!("cannot create the next segment: {error}")),
-        })?;
+            Err(error) => {
+                self.refused = Some(Instant::now());
+                return Err(self.shared.disk_full(&format!("cannot create the next segment: {error}")));
+            }
+        };
         let sealed = std::mem::replace(&mut self.active, next);
         let cut = sealed.file.set_len(sealed.position).and_then(|()| sealed.file.sync_all());
         if let Err(error) = cut {
@@ -408,7 +426,7 @@ pub(super) fn create(shared: &Shared, seq: u64, state: &State) -> Result<Active,
         .open(&temporary)
         .map_err(failed)?;
     if shared.config.preallocate {
-        disk::preallocate(&file, shared.config.segment_bytes).map_err(failed)?;
+        disk::preallocate(&file, 0, shared.config.segment_bytes).map_err(failed)?;
     }
     let mut batch = Batch::default();
     let position = SEGMENT_HEADER as u64;
