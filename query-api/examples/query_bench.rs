@@ -1,6 +1,6 @@
 //! Measures trace look-up and search over HTTP: spans on disk as Parquet, more of them in memory.
 //!
-//! `cargo run --release -p infertrace-query --example query_bench -- [--spans N] [--hot N] [--dir DIR] [--rounds N]`
+//! `cargo run --release -p infertrace-query --example query_bench -- [--spans N] [--hot N] [--dir DIR] [--rounds N] [--searches N]`
 //! prints one line of JSON. The lake is kept in DIR and used again.
 #![allow(clippy::unwrap_used, missing_docs)]
 
@@ -44,6 +44,10 @@ use serde_json::{Value as Json, json};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
+/// As in the platform's own binary.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const PARTITIONS: u32 = 8;
 const SPANS_A_TRACE: u64 = 8;
 const TRACES_A_RECORD: u64 = 64;
@@ -59,11 +63,17 @@ struct Options {
     hot: u64,
     dir: PathBuf,
     rounds: usize,
+    searches: usize,
 }
 
 fn options() -> Options {
-    let mut options =
-        Options { spans: 2_000_000, hot: 1_000_000, dir: "target/query-bench".into(), rounds: 1_000 };
+    let mut options = Options {
+        spans: 2_000_000,
+        hot: 1_000_000,
+        dir: "target/query-bench".into(),
+        rounds: 1_000,
+        searches: 50,
+    };
     let mut arguments = std::env::args().skip(1);
     while let Some(name) = arguments.next() {
         let value = arguments.next().unwrap_or_else(|| panic!("{name} needs a value"));
@@ -71,6 +81,7 @@ fn options() -> Options {
             "--spans" => options.spans = value.parse().unwrap(),
             "--hot" => options.hot = value.parse().unwrap(),
             "--dir" => options.dir = value.into(),
+            "--searches" => options.searches = value.parse().unwrap(),
             "--rounds" => options.rounds = value.parse().unwrap(),
             _ => panic!("unknown option {name}"),
         }
@@ -477,7 +488,7 @@ async fn main() {
         let cpu_begun = cpu_seconds();
         let mut times = Vec::new();
         let mut traces = 0;
-        for round in 0..(options.rounds / 20).max(1) {
+        for round in 0..options.searches.max(1) {
             let (status, body, took) = client.get(&format!("/api/v1/traces?{}", query(round))).await;
             assert_eq!(status, 200, "{}", String::from_utf8_lossy(&body));
             let page: Json = serde_json::from_slice(&body).unwrap();

@@ -85,6 +85,7 @@ pub(super) async fn status(
                 "files": state.files.len(),
                 "spans": state.rows,
                 "bytes": state.bytes,
+                "lost_offsets": state.lost_offsets,
                 "partitions": ends.collect::<Vec<_>>(),
                 "problems": state.problems,
                 "error": lake.catalog.last_error(),

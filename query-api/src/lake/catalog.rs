@@ -35,11 +35,14 @@ pub struct CatalogState {
     pub rows: u64,
     /// Bytes of all files.
     pub bytes: u64,
+    /// Offsets that retention removed before the sink read them: no tier has their spans.
+    pub lost_offsets: u64,
 }
 
 /// What one manifest says, without what only the sink needs.
 struct Range {
     next: i64,
+    lost: u64,
     files: Vec<Arc<LakeFile>>,
 }
 
@@ -163,8 +166,9 @@ impl Catalog {
             let path = Path::from(self.root.join(&data.path));
             LakeFile::new(path, data, partition, offsets.clone())
         };
+        let lost = manifest.lost.iter().map(|lost| lost.to.saturating_sub(lost.from)).sum();
         let files = manifest.files.into_iter().map(file).collect();
-        let range = Range { next: offsets.end, files };
+        let range = Range { next: offsets.end, lost, files };
         progress.ranges.entry(partition).or_default().insert(offsets.start, range);
     }
 
@@ -190,6 +194,7 @@ impl Catalog {
                     }
                 }
                 end = end.max(range.next);
+                state.lost_offsets += range.lost;
                 state.files.extend(range.files.iter().cloned());
             }
             state.ends.insert(partition, end);

@@ -179,7 +179,7 @@ async fn read(
         return Ok(Vec::new());
     }
     count("read");
-    let projection = projection(&footer, columns.as_ref())?;
+    let projection = projection(&footer, columns.as_ref(), &row_groups)?;
     let reader = cache.reader(&file, Some(Arc::clone(metadata)));
     let schema = metadata.file_metadata().schema_descr();
     let predicate =
@@ -205,16 +205,46 @@ async fn read(
     Ok(kept)
 }
 
+/// The columns to decode. Of all columns those are left out that hold nothing in the chosen row groups:
+/// most spans leave most columns empty, and a decoder costs as much for them.
 fn projection(
     footer: &ArrowReaderMetadata,
     columns: Option<&Arc<Vec<&'static str>>>,
+    row_groups: &[usize],
 ) -> Result<ProjectionMask, ParquetError> {
-    let Some(columns) = columns else { return Ok(ProjectionMask::all()) };
-    let roots = columns
-        .iter()
-        .map(|column| footer.schema().index_of(column))
-        .collect::<Result<Vec<_>, ArrowError>>()?;
-    Ok(ProjectionMask::roots(footer.metadata().file_metadata().schema_descr(), roots))
+    let schema = footer.metadata().file_metadata().schema_descr();
+    let roots: Vec<usize> = match columns {
+        Some(columns) => columns
+            .iter()
+            .map(|column| footer.schema().index_of(column))
+            .collect::<Result<Vec<_>, ArrowError>>()?,
+        None => {
+            let blank = blank_roots(footer, row_groups);
+            (0..footer.schema().fields().len()).filter(|root| !blank.contains(root)).collect()
+        }
+    };
+    Ok(ProjectionMask::roots(schema, roots))
+}
+
+/// Nullable columns of one leaf that are null in every row of `row_groups`; the span schema fills them in again.
+fn blank_roots(footer: &ArrowReaderMetadata, row_groups: &[usize]) -> Vec<usize> {
+    let metadata = footer.metadata();
+    let schema = metadata.file_metadata().schema_descr();
+    let is_null = |leaf: usize| {
+        row_groups.iter().all(|&row_group| {
+            let row_group = metadata.row_group(row_group);
+            let nulls =
+                row_group.column(leaf).statistics().and_then(|statistics| statistics.null_count_opt());
+            nulls.is_some_and(|nulls| i64::try_from(nulls) == Ok(row_group.num_rows()))
+        })
+    };
+    (0..schema.num_columns())
+        .filter(|&leaf| {
+            let descriptor = schema.column(leaf);
+            descriptor.path().parts().len() == 1 && descriptor.max_def_level() == 1 && is_null(leaf)
+        })
+        .map(|leaf| schema.get_column_root_idx(leaf))
+        .collect()
 }
 
 fn is_one_of(batch: &RecordBatch, ids: &[TraceId]) -> Result<BooleanArray, ArrowError> {

@@ -143,6 +143,7 @@ impl Search<'_> {
         let mut rest = files.as_slice();
         let mut step = Step { files: Vec::new(), batches };
         let mut step_rows = FIRST_STEP_ROWS;
+        let mut steps = 0;
         // Everything that starts at or after this was scanned.
         let mut scanned_from = i64::MAX;
         loop {
@@ -162,7 +163,10 @@ impl Search<'_> {
             if full || rest.is_empty() && in_time {
                 break;
             }
-            if !in_time || self.candidates.len() > MOST_CANDIDATES || Instant::now() >= self.deadline {
+            // At least one step of files is tried, so that whoever follows the cursor gets on.
+            let is_late = steps > 0 && Instant::now() >= self.deadline;
+            steps += 1;
+            if !in_time || is_late || self.candidates.len() > MOST_CANDIDATES {
                 self.page.truncated = true;
                 break;
             }
