@@ -78,6 +78,8 @@ pub struct LakeConfig {
     pub concurrent_files: usize,
     /// Threads that scan for searches; 0 takes one a core.
     pub scan_threads: usize,
+    /// Rows a search scans before it looks whether its page is full; each further step takes twice as many.
+    pub search_step_rows: u64,
 }
 
 impl Default for LakeConfig {
@@ -88,6 +90,7 @@ impl Default for LakeConfig {
             bloom_cache_bytes: 64 << 20,
             concurrent_files: 8,
             scan_threads: 0,
+            search_step_rows: 200_000,
         }
     }
 }

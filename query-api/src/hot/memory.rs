@@ -24,7 +24,8 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::broadcast;
 
 use super::{
-    Coverage, HotError, HotPartition, HotStatus, HotTier, HotView, NameCounts, Rows, Touched, TraceId,
+    Coverage, HotBatch, HotError, HotPartition, HotStatus, HotTier, HotView, NameCounts, Rows, Touched,
+    TraceId,
     segment::{Origin, Segment},
 };
 use crate::{config::HotConfig, metrics::HotMetrics};
@@ -61,10 +62,14 @@ impl HotView for Snapshot {
         Ok(found)
     }
 
-    async fn batches(&self, from_ns: i64, to_ns: i64) -> Result<Vec<RecordBatch>, HotError> {
+    async fn batches(&self, from_ns: i64, to_ns: i64) -> Result<Vec<HotBatch>, HotError> {
         let within =
             |segment: &&Arc<Segment>| segment.min_start_ns <= to_ns && segment.max_start_ns >= from_ns;
-        Ok(self.segments.iter().filter(within).map(|segment| segment.batch.clone()).collect())
+        let batch = |segment: &Arc<Segment>| HotBatch {
+            batch: segment.batch.clone(),
+            max_start_ns: segment.max_start_ns,
+        };
+        Ok(self.segments.iter().filter(within).map(batch).collect())
     }
 
     async fn names(&self) -> Result<NameCounts, HotError> {

@@ -46,6 +46,15 @@ impl Coverage {
     }
 }
 
+/// A batch of the tier for a scan.
+#[derive(Clone, Debug)]
+pub struct HotBatch {
+    /// Its spans.
+    pub batch: RecordBatch,
+    /// Latest start of one of them.
+    pub max_start_ns: i64,
+}
+
 /// A consistent state of the tier: rows and coverage belong together.
 #[async_trait]
 pub trait HotView: Send + Sync {
@@ -55,7 +64,7 @@ pub trait HotView: Send + Sync {
     async fn lookup(&self, ids: &[TraceId]) -> Result<Vec<Rows>, HotError>;
     /// Every batch with a span that starts within `[from_ns, to_ns]`, those outside the coverage included:
     /// a search counts traces, so a span that the lake holds too does no harm.
-    async fn batches(&self, from_ns: i64, to_ns: i64) -> Result<Vec<RecordBatch>, HotError>;
+    async fn batches(&self, from_ns: i64, to_ns: i64) -> Result<Vec<HotBatch>, HotError>;
     /// Names seen, with counts.
     async fn names(&self) -> Result<NameCounts, HotError>;
 }

@@ -27,7 +27,8 @@ pub(super) async fn search(
     let cursor = query.cursor(&filters)?;
     let fingerprint = filters.fingerprint();
     let budget = Duration::from_millis(limits.search_budget_ms);
-    let request = PageRequest { filters, limit, cursor, budget };
+    let step_rows = app.config.lake.search_step_rows;
+    let request = PageRequest { filters, limit, cursor, budget, step_rows };
     let _permit = app.searches.acquire().await.map_err(|error| ApiError::internal(&error))?;
     let page = engine::find(&app.store, &request).await.map_err(|error| ApiError::internal(&error))?;
     let mut traces = Vec::with_capacity(page.hits.len());

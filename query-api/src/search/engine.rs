@@ -31,14 +31,12 @@ use tokio::{runtime::Handle, time::Instant};
 
 use super::{Cursor, SpanFilters};
 use crate::{
-    hot::TraceId,
+    hot::{HotBatch, TraceId},
     lake::{LakeFile, Problem, contained, table::SpansTable},
     store::{Lake, Part, Snapshot, Store},
     trace::SUMMARY_COLUMNS,
 };
 
-/// Rows of the first files scanned; each further step takes twice as many.
-const FIRST_STEP_ROWS: u64 = 200_000;
 /// Candidates kept at most.
 const MOST_CANDIDATES: usize = 4_000_000;
 /// Candidates read whole at once.
@@ -57,6 +55,8 @@ pub struct PageRequest {
     pub cursor: Option<Cursor>,
     /// Longest to scan.
     pub budget: Duration,
+    /// Rows of the first step; each further one takes twice as many.
+    pub step_rows: u64,
 }
 
 /// A trace found, with its rows.
@@ -109,82 +109,97 @@ struct Search<'a> {
     deadline: Instant,
     page: Page,
     candidates: Candidates,
-    /// Candidates already taken or dropped.
+    /// Candidates already on the page.
     listed: BTreeSet<TraceId>,
 }
 
-/// Rows to scan and a filter for them.
-struct Step {
-    files: Vec<Arc<LakeFile>>,
-    batches: Vec<RecordBatch>,
+/// What one scan reads: a batch in memory or a file.
+enum Unit {
+    Batch(HotBatch),
+    File(Arc<LakeFile>),
+}
+
+impl Unit {
+    fn latest_start_ns(&self) -> i64 {
+        match self {
+            Self::Batch(batch) => batch.max_start_ns,
+            Self::File(file) => file.data.max_start_ns,
+        }
+    }
+
+    fn rows(&self) -> u64 {
+        match self {
+            Self::Batch(batch) => batch.batch.num_rows() as u64,
+            Self::File(file) => file.data.rows,
+        }
+    }
 }
 
 impl Search<'_> {
     async fn run(&mut self) -> Result<()> {
-        let latest = self.request.cursor.map(|cursor| cursor.start_ns);
+        let units = self.units().await;
+        let mut rest = units.as_slice();
+        let mut step_rows = self.request.step_rows.max(1);
+        // Everything that starts at or after this was scanned.
+        let mut scanned_from = i64::MAX;
+        loop {
+            let mut rows = 0;
+            let taken = rest
+                .iter()
+                .take_while(|unit| {
+                    let more = rows < step_rows;
+                    rows += unit.rows();
+                    more
+                })
+                .count();
+            let (step, later) = rest.split_at(taken);
+            match tokio::time::timeout_at(self.deadline, self.scan(step)).await {
+                Ok(scanned) => scanned?,
+                Err(_) => {
+                    self.page.truncated = true;
+                    break;
+                }
+            }
+            rest = later;
+            scanned_from = rest.first().map_or(i64::MIN, |unit| unit.latest_start_ns().saturating_add(1));
+            self.take_certain(scanned_from).await?;
+            let is_full = self.page.hits.len() > self.request.limit;
+            if is_full || rest.is_empty() {
+                break;
+            }
+            if self.candidates.len() > MOST_CANDIDATES || Instant::now() >= self.deadline {
+                self.page.truncated = true;
+                break;
+            }
+            step_rows *= 2;
+        }
+        self.finish(scanned_from);
+        Ok(())
+    }
+
+    /// Everything that may hold a match, latest span first.
+    async fn units(&mut self) -> Vec<Unit> {
         let filters = &self.request.filters;
         let from = filters.start_ns.unwrap_or(i64::MIN);
-        let to = filters.end_ns.unwrap_or(i64::MAX).min(latest.unwrap_or(i64::MAX));
-        let batches = match &self.snapshot.hot {
-            Some(hot) => hot.batches(from, to).await.unwrap_or_else(|error| {
-                self.page.problems.push(Problem::hot(error.to_string()));
-                Vec::new()
-            }),
-            None => Vec::new(),
-        };
+        let latest = self.request.cursor.map_or(i64::MAX, |cursor| cursor.start_ns);
+        let to = filters.end_ns.unwrap_or(i64::MAX).min(latest);
+        let mut units = Vec::new();
+        if let Some(hot) = &self.snapshot.hot {
+            match hot.batches(from, to).await {
+                Ok(batches) => units.extend(batches.into_iter().map(Unit::Batch)),
+                Err(error) => self.page.problems.push(Problem::hot(error.to_string())),
+            }
+        }
         let coverage = &self.snapshot.coverage;
         let is_wanted = |file: &&Arc<LakeFile>| {
             filters.may_match(file)
                 && file.data.may_start_within(from, to.saturating_add(1))
                 && !coverage.contains(file.partition, &file.offsets)
         };
-        // Latest span first, as the catalog sorts them.
-        let files: Vec<Arc<LakeFile>> = self.snapshot.files.files.iter().filter(is_wanted).cloned().collect();
-        let mut rest = files.as_slice();
-        let mut step = Step { files: Vec::new(), batches };
-        let mut step_rows = FIRST_STEP_ROWS;
-        let mut steps = 0;
-        // Everything that starts at or after this was scanned.
-        let mut scanned_from = i64::MAX;
-        loop {
-            let scanned = tokio::time::timeout_at(self.deadline, self.scan(step)).await;
-            let in_time = match scanned {
-                Ok(scanned) => {
-                    scanned?;
-                    true
-                }
-                Err(_) => false,
-            };
-            if in_time {
-                scanned_from = rest.first().map_or(i64::MIN, |file| file.data.max_start_ns.saturating_add(1));
-                self.take_certain(scanned_from).await?;
-            }
-            let full = self.page.hits.len() > self.request.limit;
-            if full || rest.is_empty() && in_time {
-                break;
-            }
-            // At least one step of files is tried, so that whoever follows the cursor gets on.
-            let is_late = steps > 0 && Instant::now() >= self.deadline;
-            steps += 1;
-            if !in_time || is_late || self.candidates.len() > MOST_CANDIDATES {
-                self.page.truncated = true;
-                break;
-            }
-            let mut rows = 0;
-            let taken = rest
-                .iter()
-                .take_while(|file| {
-                    let more = rows < step_rows;
-                    rows += file.data.rows;
-                    more
-                })
-                .count();
-            step = Step { files: rest[..taken].to_vec(), batches: Vec::new() };
-            rest = &rest[taken..];
-            step_rows *= 2;
-        }
-        self.finish(scanned_from);
-        Ok(())
+        // Rows that the hot tier holds too, of files that it covers in part, are found twice, which changes nothing.
+        units.extend(self.snapshot.files.files.iter().filter(is_wanted).cloned().map(Unit::File));
+        units.sort_by_key(|unit| std::cmp::Reverse(unit.latest_start_ns()));
+        units
     }
 
     /// Cuts the page to its limit and says where the next one begins.
@@ -200,32 +215,26 @@ impl Search<'_> {
     }
 
     /// Adds the matches of one step to the candidates.
-    async fn scan(&mut self, step: Step) -> Result<()> {
+    async fn scan(&mut self, step: &[Unit]) -> Result<()> {
         let latest = self.request.cursor.map(|cursor| cursor.start_ns);
-        if !step.batches.is_empty() {
+        let mut batches = Vec::new();
+        let mut files = Vec::new();
+        for unit in step {
+            match unit {
+                Unit::Batch(batch) => batches.push(batch.batch.clone()),
+                Unit::File(file) => files.push(Arc::clone(file)),
+            }
+        }
+        if !batches.is_empty() {
             let expression = self.request.filters.expression(latest);
-            let found = scan(
-                &self.store.context,
-                &self.store.scans,
-                SpansTable::of_batches(step.batches),
-                expression,
-            )
-            .await;
+            let table = SpansTable::of_batches(batches);
+            let found = scan(&self.store.context, &self.store.scans, table, expression).await;
             self.merge(found.map_err(DataFusionError::Execution)?);
         }
-        let Some(lake) = &self.store.lake else { return Ok(()) };
-        let (partly_hot, whole): (Vec<_>, Vec<_>) = step.files.into_iter().partition(|file| {
-            let held = self.snapshot.coverage.of(file.partition);
-            held.start < file.offsets.end && file.offsets.start < held.end
-        });
-        // Rows of such a file that the hot tier holds too are found twice, which changes nothing.
-        for group in [whole, partly_hot] {
-            if group.is_empty() {
-                continue;
-            }
-            self.scan_files(lake, group, latest).await?;
+        match &self.store.lake {
+            Some(lake) if !files.is_empty() => self.scan_files(lake, files, latest).await,
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     async fn scan_files(
@@ -327,11 +336,14 @@ impl Search<'_> {
             split_by_trace(&part, &matches, &wanted, &mut earliest, &mut by_trace);
         }
         for &(start_ns, trace_id) in chunk {
-            self.listed.insert(trace_id);
-            let moved_down = earliest.get(&trace_id).is_some_and(|&earliest| earliest < start_ns);
-            if moved_down {
+            if let Some(&earliest) = earliest.get(&trace_id)
+                && earliest < start_ns
+            {
+                // Its place is further down, on this page or a later one.
+                self.candidates.insert(trace_id, earliest);
                 continue;
             }
+            self.listed.insert(trace_id);
             let parts = by_trace.remove(&trace_id).unwrap_or_default();
             self.page.hits.push(Hit { trace_id, start_ns, parts });
         }

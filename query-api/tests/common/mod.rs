@@ -45,6 +45,8 @@ impl Setup {
         self.config.listen = "127.0.0.1:0".parse().unwrap();
         self.config.hot.publish_interval_ms = 5;
         self.config.lake.refresh_interval_ms = 20;
+        // Small enough that a search takes several steps.
+        self.config.lake.search_step_rows = 24;
         let clock = ManualClock::new(NOW_NS);
         let mut registry = Registry::with_prefix("infertrace");
         let not_ready = self.not_ready.clone();
