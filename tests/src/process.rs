@@ -54,11 +54,14 @@ impl Process {
         Ok(())
     }
 
-    /// SIGTERM, and its exit status within `patience`.
+    /// Its exit status: at once if it has ended, else after SIGTERM within `patience`.
     ///
     /// # Errors
     /// When it does not end in time.
     pub fn terminate(&mut self, patience: Duration) -> anyhow::Result<ExitStatus> {
+        if let Some(status) = self.child.try_wait()? {
+            return Ok(status);
+        }
         self.signal(libc::SIGTERM)?;
         let mut status = None;
         wait_until(&format!("{} to end", self.name), patience, || {

@@ -212,7 +212,16 @@ fn handle(shared: &mut Shared, consumer: &BaseConsumer<Context>, command: Comman
     }
 }
 
+/// Whether this consumer reads the partition now; until a revocation is over it still does.
+fn owns(consumer: &BaseConsumer<Context>, at: &TopicPartition) -> bool {
+    let assignment = consumer.assignment();
+    assignment.is_ok_and(|all| all.find_partition(&at.topic, at.partition as i32).is_some())
+}
+
 fn seek(consumer: &BaseConsumer<Context>, at: &TopicPartition, to: NextOffset) -> Result<(), LogError> {
+    if !owns(consumer, at) {
+        return Err(LogError::Fenced(format!("{at} is not assigned to this consumer")));
+    }
     let offset = KafkaOffset::Offset(i64::try_from(to.0).unwrap_or(i64::MAX));
     let sought = consumer.seek(&at.topic, at.partition as i32, offset, CALL_TIMEOUT);
     if sought.is_ok() {
@@ -224,12 +233,26 @@ fn seek(consumer: &BaseConsumer<Context>, at: &TopicPartition, to: NextOffset) -
     let outcome = if cooperative {
         consumer.incremental_unassign(&list).and_then(|()| consumer.incremental_assign(&list))
     } else {
-        consumer.assignment().and_then(|mut all| {
-            all.add_partition_offset(&at.topic, at.partition as i32, offset)?;
-            consumer.assign(&all)
-        })
+        reassign(consumer, at, offset)
     };
     outcome.map_err(|error| classify(&error))
+}
+
+/// Assigns the same partitions again, each at its position, but `at` at `offset`.
+fn reassign(consumer: &BaseConsumer<Context>, at: &TopicPartition, offset: KafkaOffset) -> KafkaResult<()> {
+    let (assignment, positions) = (consumer.assignment()?, consumer.position()?);
+    let mut all = TopicPartitionList::with_capacity(assignment.count());
+    for element in assignment.elements() {
+        let (topic, partition) = (element.topic(), element.partition());
+        let position = positions.find_partition(topic, partition).map(|found| found.offset());
+        let start = match position {
+            _ if topic == &*at.topic && partition == at.partition as i32 => offset,
+            Some(KafkaOffset::Offset(position)) => KafkaOffset::Offset(position),
+            _ => element.offset(),
+        };
+        all.add_partition_offset(topic, partition, start)?;
+    }
+    consumer.assign(&all)
 }
 
 fn names(list: &TopicPartitionList) -> Vec<TopicPartition> {

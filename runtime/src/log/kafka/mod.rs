@@ -177,6 +177,8 @@ fn producer_config(config: &Config) -> ClientConfig {
         .set("linger.ms", config.linger_ms.to_string())
         .set("batch.size", config.batch_bytes.to_string())
         .set("batch.num.messages", "100000")
+        // How long an unknown topic may be one that was created a moment ago.
+        .set("topic.metadata.propagation.max.ms", "3000")
         .set("message.max.bytes", config.max_message_bytes.to_string())
         .set("queue.buffering.max.kbytes", (config.buffer_bytes >> 10).max(1).to_string())
         .set("queue.buffering.max.messages", "1000000")

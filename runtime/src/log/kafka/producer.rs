@@ -11,7 +11,7 @@ use rdkafka::{
 use tokio::sync::oneshot;
 
 use super::errors::classify_code;
-use crate::log::{Delivery, LogError, NewRecord, Offset};
+use crate::log::{Delivery, LogError, NewRecord, Offset, TopicPartition};
 
 type Report = oneshot::Sender<Result<Offset, LogError>>;
 
@@ -32,6 +32,14 @@ impl ProducerContext for Reports {
                     Some(RDKafkaErrorCode::MessageSizeTooLarge) => {
                         LogError::TooLarge { topic: message.topic().into(), size: message.payload_len() }
                     }
+                    Some(
+                        RDKafkaErrorCode::UnknownTopicOrPartition
+                        | RDKafkaErrorCode::UnknownPartition
+                        | RDKafkaErrorCode::UnknownTopic,
+                    ) => LogError::UnknownTopicPartition(TopicPartition::new(
+                        message.topic(),
+                        message.partition().max(0) as u32,
+                    )),
                     Some(code) => classify_code(code, &text),
                     None => LogError::Fatal(text),
                 })
