@@ -114,19 +114,31 @@ impl KafkaLog {
         self.producer.flush(timeout)
     }
 
+    /// Asks the cluster, again while it is electing leaders or away, for `patience` at most.
     async fn inspect<T: Send + 'static>(
         &self,
-        call: impl FnOnce(&BaseConsumer) -> Result<T, LogError> + Send + 'static,
+        patience: Duration,
+        call: impl Fn(&BaseConsumer) -> Result<T, LogError> + Send + 'static,
     ) -> Result<T, LogError> {
         let inspector = self.inspector.clone();
-        tokio::task::spawn_blocking(move || call(&inspector))
-            .await
-            .map_err(|error| LogError::Fatal(format!("inspection panicked: {error}")))?
+        tokio::task::spawn_blocking(move || {
+            let deadline = Instant::now() + patience;
+            loop {
+                match call(&inspector) {
+                    Err(error) if error.is_retriable() && Instant::now() < deadline => {
+                        std::thread::sleep(Duration::from_millis(50));
+                    }
+                    outcome => return outcome,
+                }
+            }
+        })
+        .await
+        .map_err(|error| LogError::Fatal(format!("inspection panicked: {error}")))?
     }
 
     async fn fetch_partitions(&self, topic: &str) -> Result<u32, LogError> {
         let name = topic.to_owned();
-        self.inspect(move |inspector| {
+        self.inspect(CALL_TIMEOUT, move |inspector| {
             let metadata = inspector
                 .fetch_metadata(Some(&name), CALL_TIMEOUT)
                 .map_err(|error| errors::classify(&error))?;
@@ -135,7 +147,7 @@ impl KafkaLog {
                 Some(found) if found.error().is_none() && !found.partitions().is_empty() => {
                     Ok(found.partitions().len() as u32)
                 }
-                _ => Err(LogError::UnknownTopicPartition(TopicPartition::new(name, 0))),
+                _ => Err(LogError::UnknownTopicPartition(TopicPartition::new(name.as_str(), 0))),
             }
         })
         .await
@@ -298,7 +310,7 @@ impl Log for KafkaLog {
 
     async fn watermarks(&self, at: &TopicPartition) -> Result<Watermarks, LogError> {
         let at = at.clone();
-        self.inspect(move |inspector| {
+        self.inspect(CALL_TIMEOUT, move |inspector| {
             let (low, high) = inspector
                 .fetch_watermarks(&at.topic, at.partition as i32, CALL_TIMEOUT)
                 .map_err(|error| unknown_or(&at, &error))?;
@@ -309,7 +321,7 @@ impl Log for KafkaLog {
 
     async fn position_at(&self, at: &TopicPartition, time: Millis) -> Result<NextOffset, LogError> {
         let at = at.clone();
-        self.inspect(move |inspector| {
+        self.inspect(CALL_TIMEOUT, move |inspector| {
             let mut times = TopicPartitionList::new();
             times
                 .add_partition_offset(&at.topic, at.partition as i32, KafkaOffset::Offset(time.0.max(0)))
@@ -348,7 +360,7 @@ impl Log for KafkaLog {
     }
 
     async fn ready(&self) -> Result<(), LogError> {
-        self.inspect(|inspector| {
+        self.inspect(Duration::ZERO, |inspector| {
             let metadata = inspector
                 .fetch_metadata(None, Duration::from_secs(2))
                 .map_err(|error| errors::classify(&error))?;
