@@ -152,9 +152,7 @@ fn path(arguments: &[String]) -> anyhow::Result<()> {
         if let Some(kafka) = &kafka {
             setup.flags = vec!["--kafka".into(), kafka.bootstrap()];
         }
-        let ops = free_port()?;
-        let mut up = setup.start("up", &["--no-demo", "--ops", &format!("127.0.0.1:{ops}")])?;
-        setup.wait_ready(&mut up, &setup.addresses.api_url())?;
+        let mut up = setup.up()?;
         let before = cpu_seconds(up.id())?;
         let started = Instant::now();
         let (result, ingest_cpu) =

@@ -99,7 +99,7 @@ impl ConsumerContext for Context {
         let cooperative = matches!(consumer.rebalance_protocol(), RebalanceProtocol::Cooperative);
         let outcome = match error {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
-                *self.metadata.lock() = consumer.group_metadata().map(Arc::new);
+                self.refresh_metadata(consumer);
                 let starts = self.announce_assigned(consumer, partitions);
                 match to_list(&starts) {
                     Ok(list) if cooperative => consumer.incremental_assign(&list),
@@ -118,13 +118,18 @@ impl ConsumerContext for Context {
         if let Err(error) = outcome {
             warn!(%error, "rebalance failed; the group will try again");
         }
-        if let Some(metadata) = consumer.group_metadata() {
-            *self.metadata.lock() = Some(Arc::new(metadata));
-        }
+        self.refresh_metadata(consumer);
     }
 }
 
 impl Context {
+    /// Takes the membership of the generation that has begun, for transactions.
+    fn refresh_metadata(&self, consumer: &BaseConsumer<Self>) {
+        if let Some(metadata) = consumer.group_metadata() {
+            *self.metadata.lock() = Some(Arc::new(metadata));
+        }
+    }
+
     /// Tells the owner of new partitions and returns where each starts.
     fn announce_assigned(
         &self,
