@@ -26,8 +26,17 @@ pub(crate) fn ui_dist() -> PathBuf {
 }
 
 /// A cargo command with the build's environment.
+///
+/// Without what `cargo xtask` sets about xtask itself: `ring` builds again when `CARGO_PKG_*` differ, and most
+/// dependencies with it, so `cargo test` by hand and `cargo xtask test` would undo each other's work.
 pub(crate) fn cargo() -> Command {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    for (name, _) in env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            cargo.env_remove(&name);
+        }
+    }
     cargo.current_dir(root()).env("CARGO_TARGET_DIR", target_dir()).env("INFERTRACE_UI_DIST", ui_dist());
     cargo
 }

@@ -210,9 +210,7 @@ fn handle(shared: &mut Shared, consumer: &BaseConsumer<Context>, command: Comman
             }
         }
         Command::Commit { positions, reply } => {
-            let outcome = to_list(&positions)
-                .and_then(|list| consumer.commit(&list, CommitMode::Sync).map_err(|error| classify(&error)));
-            let _ = reply.send(outcome);
+            let _ = reply.send(commit(consumer, &positions));
         }
     }
 }
@@ -221,6 +219,18 @@ fn handle(shared: &mut Shared, consumer: &BaseConsumer<Context>, command: Comman
 fn owns(consumer: &BaseConsumer<Context>, at: &TopicPartition) -> bool {
     let assignment = consumer.assignment();
     assignment.is_ok_and(|all| all.find_partition(&at.topic, at.partition as i32).is_some())
+}
+
+/// The broker would take a member's commit for any partition; the contract is that only an owner's counts.
+fn commit(
+    consumer: &BaseConsumer<Context>,
+    positions: &[(TopicPartition, NextOffset)],
+) -> Result<(), LogError> {
+    if let Some((at, _)) = positions.iter().find(|(at, _)| !owns(consumer, at)) {
+        return Err(LogError::Fenced(format!("{at} is not assigned to this consumer")));
+    }
+    let list = to_list(positions)?;
+    consumer.commit(&list, CommitMode::Sync).map_err(|error| classify(&error))
 }
 
 fn seek(consumer: &BaseConsumer<Context>, at: &TopicPartition, to: NextOffset) -> Result<(), LogError> {
