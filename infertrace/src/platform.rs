@@ -120,12 +120,12 @@ impl Platform {
             .await
             .with_context(|| format!("creating topics on the {log_name}"))?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let registry = Arc::new(Mutex::new(telemetry::registry()));
+        let registry = Arc::new(Mutex::new(telemetry::MetricsRegistry::default()));
         let exposition: Arc<dyn Fn() -> String + Send + Sync> = {
             let registry = registry.clone();
             Arc::new(move || telemetry::exposition(&registry.lock()))
         };
-        let mut metrics = telemetry::registry();
+        let mut metrics = telemetry::MetricsRegistry::default();
         let store = (roles.sink || roles.api)
             .then(|| infertrace_sinks::open_store(&lake, store_options()))
             .transpose()

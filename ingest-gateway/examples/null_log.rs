@@ -7,6 +7,7 @@ use std::{io::Write as _, net::SocketAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use infertrace_gateway::{Config, Deps, build};
+use infertrace_runtime::telemetry::MetricsRegistry;
 use infertrace_runtime::{
     clock::SystemClock,
     log::{
@@ -14,7 +15,6 @@ use infertrace_runtime::{
         TopicPartition, TopicSpec, Transactions, Watermarks,
     },
 };
-use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
 struct NullLog;
@@ -58,7 +58,7 @@ impl Log for NullLog {
 async fn main() -> anyhow::Result<()> {
     let addr: SocketAddr = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:4317".into()).parse()?;
     let config = Config { grpc_addr: addr, http_addr: SocketAddr::new(addr.ip(), 0), ..Config::default() };
-    let mut registry = Registry::with_prefix("infertrace");
+    let mut registry = MetricsRegistry::default();
     let deps = Deps { log: Arc::new(NullLog), clock: Arc::new(SystemClock), metrics: &mut registry };
     let service = build(config, deps).await?;
     let shutdown = CancellationToken::new();
@@ -88,7 +88,7 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn accepted(registry: &Registry) -> anyhow::Result<u64> {
+fn accepted(registry: &MetricsRegistry) -> anyhow::Result<u64> {
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, registry)?;
     let lines = text.lines().filter(|line| line.starts_with("infertrace_gateway_spans_accepted_total{"));

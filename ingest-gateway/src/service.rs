@@ -6,8 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use infertrace_runtime::telemetry::MetricsRegistry;
 use infertrace_runtime::{clock::Clock, log::Log};
-use prometheus_client::registry::Registry;
 use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic_health::{ServingStatus, server::HealthReporter};
@@ -42,7 +42,7 @@ pub struct Deps<'a> {
     /// The time by which clocks of spans are judged.
     pub clock: Arc<dyn Clock>,
     /// Where metrics are registered: the `infertrace` registry.
-    pub metrics: &'a mut Registry,
+    pub metrics: &'a mut MetricsRegistry,
 }
 
 /// Cheap handle on a gateway, for other parts of the same process.

@@ -23,6 +23,7 @@ use infertrace_proto::v1;
 use infertrace_query::{
     Config, Deps, LakeSource, build, hot::memory::MemoryTier, log_readiness, metrics::HotMetrics,
 };
+use infertrace_runtime::telemetry::MetricsRegistry;
 use infertrace_runtime::{
     clock::SystemClock,
     log::{
@@ -38,7 +39,6 @@ use infertrace_schemas::{
     topics::SPANS,
 };
 use object_store::{ObjectStore, local::LocalFileSystem};
-use prometheus_client::registry::Registry;
 use prost::Message;
 use serde_json::{Value as Json, json};
 use tokio::net::TcpStream;
@@ -413,7 +413,7 @@ async fn main() {
     };
     let mut config = Config { listen: "127.0.0.1:0".parse().unwrap(), ..Config::default() };
     config.hot.max_bytes = 4 << 30;
-    let mut registry = Registry::with_prefix("infertrace");
+    let mut registry = MetricsRegistry::default();
     let log: Arc<dyn Log> = Arc::new(SharedLog(Arc::new(log)));
     let deps = Deps {
         log: Some(Arc::clone(&log)),

@@ -17,10 +17,10 @@ pub mod trace;
 use std::{net::SocketAddr, num::NonZero, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
+use infertrace_runtime::telemetry::MetricsRegistry;
 use infertrace_runtime::{clock::Clock, log::Log};
 use infertrace_schemas::{lake::LakeRoot, topics};
 use object_store::ObjectStore;
-use prometheus_client::registry::Registry;
 use serde::Serialize;
 use tokio::{net::TcpListener, runtime::Runtime, sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -81,7 +81,7 @@ pub struct Deps<'a> {
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Where figures are registered; its prefix is `infertrace`.
-    pub metrics: &'a mut Registry,
+    pub metrics: &'a mut MetricsRegistry,
     /// All figures of the process as OpenMetrics text, for `/metrics`.
     pub exposition: Arc<dyn Fn() -> String + Send + Sync>,
     /// Whether spans would be durable, for `/readyz`.

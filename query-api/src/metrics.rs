@@ -1,5 +1,6 @@
 //! What the query API counts.
 
+use infertrace_runtime::telemetry::{MetricsRegistry, RoleLag};
 use prometheus_client::{
     metrics::{
         counter::Counter,
@@ -20,13 +21,13 @@ pub struct HotMetrics {
     pub(crate) bytes: Gauge,
     pub(crate) evicted: Family<Label<&'static str>, Counter>,
     pub(crate) records: Family<Label<&'static str>, Counter>,
-    pub(crate) lag: Family<Label<String>, Gauge>,
+    pub(crate) lag: RoleLag,
 }
 
 impl HotMetrics {
     /// Registers them; the registry adds the prefix `infertrace`.
-    pub fn register(registry: &mut Registry) -> Self {
-        let metrics = Self::default();
+    pub fn register(registry: &mut MetricsRegistry) -> Self {
+        let metrics = Self { lag: registry.consumer_lag("hot"), ..Self::default() };
         registry.register("hot_spans", "Spans in the hot tier", metrics.spans.clone());
         registry.register("hot_bytes", "Memory of the hot tier's columns and index", metrics.bytes.clone());
         registry.register(
@@ -38,11 +39,6 @@ impl HotMetrics {
             "hot_records",
             "Records of the log by outcome: read, duplicate, poison",
             metrics.records.clone(),
-        );
-        registry.register(
-            "hot_lag_records",
-            "Records of the log that the hot tier has not read yet",
-            metrics.lag.clone(),
         );
         metrics
     }

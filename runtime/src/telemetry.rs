@@ -1,8 +1,17 @@
 //! Logs and metrics of a process.
 
-use std::{fmt, str::FromStr};
+use std::{
+    fmt,
+    ops::{Deref, DerefMut},
+    str::FromStr,
+    sync::atomic::AtomicU64,
+};
 
-use prometheus_client::{encoding::text::encode, registry::Registry};
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{family::Family, gauge::Gauge},
+    registry::Registry,
+};
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
 
@@ -53,10 +62,86 @@ pub fn init_logs(format: LogFormat, filter: &str) -> Result<(), String> {
     outcome.map_err(|error| error.to_string())
 }
 
-/// The registry whose metrics all start with `infertrace_`.
-#[must_use]
-pub fn registry() -> Registry {
-    Registry::with_prefix("infertrace")
+/// The metrics of one process, which all start with `infertrace_`, and those that its roles share.
+#[derive(Debug)]
+pub struct MetricsRegistry {
+    registry: Registry,
+    lag: ConsumerLag,
+}
+
+impl Default for MetricsRegistry {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("infertrace");
+        let lag = ConsumerLag::default();
+        registry.register(
+            "consumer_lag_records",
+            "Offsets between what a role has dealt with and the end of the log",
+            lag.records.clone(),
+        );
+        registry.register(
+            "consumer_lag_seconds",
+            "Age of the oldest record that a role has not dealt with",
+            lag.seconds.clone(),
+        );
+        Self { registry, lag }
+    }
+}
+
+impl MetricsRegistry {
+    /// The lag gauges of one role.
+    #[must_use]
+    pub fn consumer_lag(&self, role: &'static str) -> RoleLag {
+        RoleLag { role, all: self.lag.clone() }
+    }
+}
+
+impl Deref for MetricsRegistry {
+    type Target = Registry;
+
+    fn deref(&self) -> &Registry {
+        &self.registry
+    }
+}
+
+impl DerefMut for MetricsRegistry {
+    fn deref_mut(&mut self) -> &mut Registry {
+        &mut self.registry
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LagLabels {
+    role: &'static str,
+    partition: u32,
+}
+
+#[derive(Clone, Debug, Default)]
+struct ConsumerLag {
+    records: Family<LagLabels, Gauge>,
+    seconds: Family<LagLabels, Gauge<f64, AtomicU64>>,
+}
+
+/// How far one role is behind the log, by partition. The default one is read by nobody.
+#[derive(Clone, Debug, Default)]
+pub struct RoleLag {
+    role: &'static str,
+    all: ConsumerLag,
+}
+
+impl RoleLag {
+    /// Notes how far the role is behind in `partition`.
+    pub fn set(&self, partition: u32, records: u64, seconds: f64) {
+        let labels = LagLabels { role: self.role, partition };
+        self.all.records.get_or_create(&labels).set(i64::try_from(records).unwrap_or(i64::MAX));
+        self.all.seconds.get_or_create(&labels).set(seconds);
+    }
+
+    /// Forgets a partition that another instance has now.
+    pub fn forget(&self, partition: u32) {
+        let labels = LagLabels { role: self.role, partition };
+        self.all.records.remove(&labels);
+        self.all.seconds.remove(&labels);
+    }
 }
 
 /// The registry's metrics in the OpenMetrics text format.

@@ -1,7 +1,6 @@
 //! Metrics of the Parquet sink.
 
-use std::sync::atomic::AtomicU64;
-
+use infertrace_runtime::telemetry::{MetricsRegistry, RoleLag};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{
@@ -10,7 +9,7 @@ use prometheus_client::{
         gauge::Gauge,
         histogram::{Histogram, exponential_buckets},
     },
-    registry::{Registry, Unit},
+    registry::Unit,
 };
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -18,14 +17,10 @@ struct Operation {
     operation: &'static str,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct PartitionLabel {
-    partition: u32,
-}
-
 /// Everything the sink counts; cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Metrics {
+    pub(crate) read_records: Counter,
     pub(crate) rows: Counter,
     pub(crate) files: Counter,
     pub(crate) bytes: Counter,
@@ -42,16 +37,15 @@ pub(crate) struct Metrics {
     pub(crate) refused: Gauge,
     pub(crate) halted_partitions: Gauge,
     retries: Family<Operation, Counter>,
-    lag_records: Family<PartitionLabel, Gauge>,
-    lag_seconds: Gauge<f64, AtomicU64>,
+    pub(crate) lag: RoleLag,
 }
 
 impl Metrics {
-    /// Creates the metrics and registers them below `parquet_sink_`, the lag under its common name with
-    /// the label `role="sink"`.
-    pub(crate) fn register(registry: &mut Registry) -> Self {
+    /// Creates the metrics and registers them below `parquet_sink_`.
+    pub(crate) fn register(registry: &mut MetricsRegistry) -> Self {
         let seconds = || Histogram::new(exponential_buckets(0.005, 2.0, 15));
         let metrics = Self {
+            read_records: Counter::default(),
             rows: Counter::default(),
             files: Counter::default(),
             bytes: Counter::default(),
@@ -68,10 +62,10 @@ impl Metrics {
             refused: Gauge::default(),
             halted_partitions: Gauge::default(),
             retries: Family::default(),
-            lag_records: Family::default(),
-            lag_seconds: Gauge::default(),
+            lag: registry.consumer_lag("sink"),
         };
         let sink = registry.sub_registry_with_prefix("parquet_sink");
+        sink.register("read_records", "Records taken from the log", metrics.read_records.clone());
         sink.register("rows", "Spans in published files", metrics.rows.clone());
         sink.register("files", "Data files published", metrics.files.clone());
         sink.register_with_unit("written", "Size of published files", Unit::Bytes, metrics.bytes.clone());
@@ -101,35 +95,10 @@ impl Metrics {
         let halted = metrics.halted_partitions.clone();
         sink.register("halted_partitions", "Partitions that stand still until an operator acts", halted);
         sink.register("retries", "Store and log calls repeated", metrics.retries.clone());
-        let lag = registry.sub_registry_with_label(("role".into(), "sink".into()));
-        lag.register(
-            "consumer_lag_records",
-            "Offsets between the end of the log and the lake",
-            metrics.lag_records.clone(),
-        );
-        let lag_seconds = metrics.lag_seconds.clone();
-        lag.register_with_unit(
-            "consumer_lag",
-            "Age of the oldest record not in the lake",
-            Unit::Seconds,
-            lag_seconds,
-        );
         metrics
     }
 
     pub(crate) fn retries(&self, operation: &'static str) -> impl std::ops::Deref<Target = Counter> + '_ {
         self.retries.get_or_create(&Operation { operation })
-    }
-
-    pub(crate) fn set_lag(&self, partition: u32, records: u64) {
-        self.lag_records.get_or_create(&PartitionLabel { partition }).set(records.cast_signed());
-    }
-
-    pub(crate) fn forget_lag(&self, partition: u32) {
-        self.lag_records.remove(&PartitionLabel { partition });
-    }
-
-    pub(crate) fn set_lag_seconds(&self, seconds: f64) {
-        self.lag_seconds.set(seconds);
     }
 }

@@ -7,6 +7,7 @@
 
 use std::{collections::BTreeMap, collections::HashMap, sync::Arc, time::Duration};
 
+use infertrace_runtime::telemetry::MetricsRegistry;
 use infertrace_runtime::{
     clock::Clock,
     log::{Consumer, ConsumerOptions, Event, Log, LogError, NextOffset, TopicPartition, Watermarks},
@@ -16,7 +17,6 @@ use infertrace_schemas::{
     topics,
 };
 use object_store::{ObjectStore, path::Path};
-use prometheus_client::registry::Registry;
 use tokio::{
     sync::Semaphore,
     task::{Id, JoinError, JoinSet},
@@ -51,7 +51,7 @@ pub struct Deps<'a> {
     /// The path in it below which the lake lies.
     pub prefix: Path,
     /// Where metrics are registered; its prefix is `infertrace`.
-    pub metrics: &'a mut Registry,
+    pub metrics: &'a mut MetricsRegistry,
 }
 
 /// Why the sink could not be built.
@@ -192,6 +192,7 @@ impl Service {
                         && partition.is_open()
                     {
                         partition.buffer.push(record, now_ns);
+                        self.metrics.read_records.inc();
                     }
                 }
             }
@@ -213,7 +214,7 @@ impl Service {
                     if let Some(mut partition) = self.partitions.remove(&at.partition) {
                         partition.reset(0, Phase::Opening);
                     }
-                    self.metrics.forget_lag(at.partition);
+                    self.metrics.lag.forget(at.partition);
                 }
             }
             Event::Idle => {}
@@ -274,8 +275,11 @@ impl Service {
         match result {
             Ok(Done::EndOfLog(None)) => {}
             Ok(Done::EndOfLog(Some(high))) => {
+                let now_ms = self.clock.now_unix_nanos() / 1_000_000;
+                let oldest = partition.oldest_timestamp_ms();
+                let waited_ms = oldest.map_or(0, |oldest| (now_ms - oldest).max(0));
                 let lag = high.saturating_sub(partition.published);
-                self.metrics.set_lag(number, lag);
+                self.metrics.lag.set(number, lag, waited_ms as f64 / 1_000.0);
             }
             Ok(Done::Opened { history, watermarks }) => {
                 if let Err(error) = self.opened(number, history, watermarks).await {
@@ -510,9 +514,6 @@ impl Service {
             return;
         }
         self.lag_due_ns = now_ns + LAG_INTERVAL_NS;
-        let oldest = self.partitions.values().filter_map(Partition::oldest_timestamp_ms).min();
-        let waited_ms = oldest.map_or(0, |oldest| (now_ns / 1_000_000 - oldest).max(0));
-        self.metrics.set_lag_seconds(waited_ms as f64 / 1_000.0);
         let open: Vec<(u32, u64)> = self
             .partitions
             .values()

@@ -1,19 +1,12 @@
 //! What the processor says about itself.
 
-use std::sync::{Arc, atomic::AtomicU64};
+use std::sync::Arc;
 
+use infertrace_runtime::telemetry::{MetricsRegistry, RoleLag};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
-    registry::Registry,
 };
-
-/// Labels of the lag gauges.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(crate) struct LagLabels {
-    role: &'static str,
-    partition: u32,
-}
 
 /// A reason.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -21,12 +14,9 @@ pub(crate) struct ReasonLabels {
     pub(crate) reason: &'static str,
 }
 
-const ROLE: &str = "processor";
-
 #[derive(Clone, Debug)]
 pub(crate) struct Metrics {
-    lag_records: Family<LagLabels, Gauge>,
-    lag_seconds: Family<LagLabels, Gauge<f64, AtomicU64>>,
+    pub(crate) lag: RoleLag,
     pub(crate) records: Counter,
     pub(crate) duplicate_batches: Counter,
     pub(crate) spans: Counter,
@@ -52,11 +42,10 @@ pub(crate) struct Metrics {
 
 impl Metrics {
     /// Registers everything; `registry` adds the prefix `infertrace_`.
-    pub(crate) fn new(registry: &mut Registry) -> Arc<Self> {
+    pub(crate) fn new(registry: &mut MetricsRegistry) -> Arc<Self> {
         let seconds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
         let metrics = Self {
-            lag_records: Family::default(),
-            lag_seconds: Family::default(),
+            lag: registry.consumer_lag("processor"),
             records: Counter::default(),
             duplicate_batches: Counter::default(),
             spans: Counter::default(),
@@ -80,16 +69,6 @@ impl Metrics {
             paused: Gauge::default(),
         };
         let m = &metrics;
-        registry.register(
-            "consumer_lag_records",
-            "Records between the reader and the end",
-            m.lag_records.clone(),
-        );
-        registry.register(
-            "consumer_lag_seconds",
-            "Age of the last record read while behind",
-            m.lag_seconds.clone(),
-        );
         let registry = registry.sub_registry_with_prefix("processor");
         registry.register("records", "Records read", m.records.clone());
         registry.register(
@@ -129,17 +108,5 @@ impl Metrics {
         registry.register("state_bytes", "Memory that traces take", m.state_bytes.clone());
         registry.register("paused", "1 while partitions are paused", m.paused.clone());
         Arc::new(metrics)
-    }
-
-    pub(crate) fn set_lag(&self, partition: u32, records: u64, seconds: f64) {
-        let labels = LagLabels { role: ROLE, partition };
-        self.lag_records.get_or_create(&labels).set(i64::try_from(records).unwrap_or(i64::MAX));
-        self.lag_seconds.get_or_create(&labels).set(seconds);
-    }
-
-    pub(crate) fn drop_lag(&self, partition: u32) {
-        let labels = LagLabels { role: ROLE, partition };
-        self.lag_records.remove(&labels);
-        self.lag_seconds.remove(&labels);
     }
 }

@@ -8,11 +8,11 @@ mod session;
 
 use std::{sync::Arc, time::Duration};
 
+use infertrace_runtime::telemetry::MetricsRegistry;
 use infertrace_runtime::{
     clock::Clock,
     log::{Log, LogError},
 };
-use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -31,7 +31,7 @@ pub struct Deps<'a> {
     /// Wall time.
     pub clock: Arc<dyn Clock>,
     /// Where metrics are registered; it adds the prefix `infertrace_`.
-    pub metrics: &'a mut Registry,
+    pub metrics: &'a mut MetricsRegistry,
 }
 
 /// The processor could not be built.

@@ -8,12 +8,12 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use infertrace_processors::{Config, Deps, Error, build};
 use infertrace_runtime::clock::ManualClock;
+use infertrace_runtime::telemetry::MetricsRegistry;
 use infertrace_schemas::{
     avro::{SchemaIds, TraceSummary},
     record::encode_share,
     topics,
 };
-use prometheus_client::registry::Registry;
 use support::{FakeLog, Fault, share, span};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -38,12 +38,12 @@ struct Running {
     shutdown: CancellationToken,
     task: JoinHandle<Result<(), Error>>,
     clock: ManualClock,
-    metrics: Registry,
+    metrics: MetricsRegistry,
 }
 
 async fn start(log: &FakeLog, config: Config) -> Running {
     let clock = ManualClock::new(T0 * 1_000_000);
-    let mut metrics = Registry::with_prefix("infertrace");
+    let mut metrics = MetricsRegistry::default();
     let deps = Deps { log: Arc::new(log.clone()), clock: Arc::new(clock.clone()), metrics: &mut metrics };
     let service = build(config, deps).await.expect("a valid configuration");
     let shutdown = CancellationToken::new();
@@ -52,14 +52,14 @@ async fn start(log: &FakeLog, config: Config) -> Running {
 }
 
 impl Running {
-    async fn stop(self) -> Registry {
+    async fn stop(self) -> MetricsRegistry {
         self.shutdown.cancel();
         self.task.await.expect("no panic").expect("no error");
         self.metrics
     }
 }
 
-fn metric(metrics: &Registry, line: &str) -> bool {
+fn metric(metrics: &MetricsRegistry, line: &str) -> bool {
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, metrics).expect("encodes");
     text.lines().any(|found| found == line)
@@ -297,7 +297,7 @@ async fn data_loss_is_counted_and_a_recreated_topic_refused() {
 async fn bad_configuration_is_refused() {
     let log = FakeLog::new(1);
     let clock = ManualClock::default();
-    let mut metrics = Registry::default();
+    let mut metrics = MetricsRegistry::default();
     let deps = Deps { log: Arc::new(log), clock: Arc::new(clock), metrics: &mut metrics };
     let config = Config { trace_idle_ms: 0, ..Config::default() };
     let error = build(config, deps).await.err().expect("refused");

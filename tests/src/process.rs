@@ -143,6 +143,12 @@ pub fn wait_until(
     }
 }
 
+/// The folder of the crate whose test runs, as cargo says now: a build cache may outlive the checkout that filled it.
+#[must_use]
+pub fn crate_dir() -> PathBuf {
+    std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from)
+}
+
 /// The folder in which `cargo xtask setup` keeps what it installs.
 #[must_use]
 pub fn cache_dir() -> PathBuf {

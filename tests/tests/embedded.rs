@@ -88,8 +88,14 @@ fn acknowledged_spans_survive_clean_and_hard_ends() -> anyhow::Result<()> {
     let mut up = setup.up()?;
     let result = loadgen(&["blast", "--json", "--endpoint", &grpc, "--count", "100000", "--ledger", &first])?;
     assert_eq!(result["acked_spans"], 100_000, "{result:#}");
+    wait_until("the sink to have read all", Duration::from_secs(60), || {
+        up.check_alive()?;
+        let url = setup.addresses.api_url();
+        let written = sum(&url, "infertrace_gateway_log_records_total")?;
+        Ok(sum(&url, "infertrace_parquet_sink_read_records_total")? >= written)
+    })?;
     ensure!(up.terminate(STOP_TIMEOUT)?.success(), "not a clean end\n{}", up.tail());
-    // A clean end flushes: the lake has everything before the next start.
+    // A clean end flushes: the lake has everything that was read before the next start.
     verified("log", &first, &["--data-dir", &data])?;
     verified("parquet", &first, &["--data-dir", &data])?;
 
@@ -102,7 +108,7 @@ fn acknowledged_spans_survive_clean_and_hard_ends() -> anyhow::Result<()> {
     // The kill falls into the middle: some of the second run's spans are acknowledged, most are not yet sent.
     wait_until("the second run's first spans", Duration::from_secs(30), || {
         blast.check_alive()?;
-        Ok(accepted(&setup.addresses.api_url())? >= 60_000)
+        Ok(sum(&setup.addresses.api_url(), "infertrace_gateway_spans_accepted_total")? >= 60_000)
     })?;
     up.kill()?;
     let mut up = setup.up().context("the start after SIGKILL")?;
@@ -121,10 +127,10 @@ fn acknowledged_spans_survive_clean_and_hard_ends() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Spans that the gateway of the running process has accepted.
-fn accepted(api: &str) -> anyhow::Result<u64> {
+/// A counter of the running process, summed over its labels.
+fn sum(api: &str, counter: &str) -> anyhow::Result<u64> {
     let (_, metrics) = http::get(&format!("{api}/metrics"))?;
-    let lines = metrics.lines().filter(|line| line.starts_with("infertrace_gateway_spans_accepted_total"));
+    let lines = metrics.lines().filter(|line| line.starts_with(counter));
     Ok(lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum())
 }
 

@@ -1,7 +1,7 @@
 //! Unmodified OpenTelemetry SDKs, from their registries, export to `infertrace up`.
 
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::Command,
     time::Duration,
 };
@@ -10,12 +10,12 @@ use anyhow::{Context as _, ensure};
 use infertrace_tests::{
     http,
     infertrace::{STOP_TIMEOUT, Setup},
-    process::{cache_dir, wait_until},
+    process::{cache_dir, crate_dir, wait_until},
 };
 use serde_json::{Map, Value, json};
 
 fn sources() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("otel")
+    crate_dir().join("otel")
 }
 
 fn run(command: &mut Command) -> anyhow::Result<String> {

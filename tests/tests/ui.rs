@@ -1,12 +1,12 @@
 //! The embedded web UI in a real Chromium over a real `infertrace up`.
 
-use std::{path::Path, process::Command, time::Duration};
+use std::{process::Command, time::Duration};
 
 use anyhow::ensure;
 use infertrace_tests::{
     http,
     infertrace::{STOP_TIMEOUT, Setup, loadgen},
-    process::wait_until,
+    process::{crate_dir, wait_until},
 };
 
 /// Scenario: `up`, fed by the simulated serving engine; a browser opens the list, the newest trace and a span of it.
@@ -24,7 +24,7 @@ fn the_embedded_ui_shows_what_was_sent() -> anyhow::Result<()> {
             .as_array()
             .is_some_and(|traces| traces.len() > 5))
     })?;
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../ui-leptos");
+    let folder = crate_dir().join("../ui-leptos");
     let output = Command::new("node")
         .args(["--test", "e2e/live.test.mjs"])
         .env("UI_BASE_URL", &api)

@@ -12,7 +12,10 @@ use crate::setup::{self, run};
 
 /// The repository.
 pub(crate) fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(PathBuf::new, Path::to_owned)
+    // As cargo says now: a build cache may outlive the checkout that filled it.
+    let own =
+        env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
+    own.parent().map_or_else(PathBuf::new, Path::to_owned)
 }
 
 /// Where cargo builds: `CARGO_TARGET_DIR`, or a folder in the user's cache, so that a fresh clone reuses it.

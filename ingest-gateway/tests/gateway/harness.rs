@@ -5,6 +5,7 @@ use std::{net::SocketAddr, sync::Arc};
 use infertrace_gateway::{Config, Deps, Error, Gateway, build};
 use infertrace_proto::v1;
 use infertrace_runtime::clock::ManualClock;
+use infertrace_runtime::telemetry::MetricsRegistry;
 use infertrace_schemas::topics;
 use opentelemetry_proto::tonic::{
     collector::trace::v1::ExportTraceServiceRequest,
@@ -12,7 +13,6 @@ use opentelemetry_proto::tonic::{
     resource::v1::Resource,
     trace::v1::{ResourceSpans, ScopeSpans, Span},
 };
-use prometheus_client::registry::Registry;
 use prost::Message as _;
 use tokio_util::sync::CancellationToken;
 
@@ -26,7 +26,7 @@ pub struct TestGateway {
     pub http: SocketAddr,
     pub log: Arc<FakeLog>,
     pub handle: Gateway,
-    pub registry: Registry,
+    pub registry: MetricsRegistry,
     pub shutdown: CancellationToken,
     pub task: tokio::task::JoinHandle<Result<(), Error>>,
 }
@@ -48,7 +48,7 @@ impl TestGateway {
     }
 
     pub async fn on(config: Config, log: Arc<FakeLog>) -> Self {
-        let mut registry = Registry::with_prefix("infertrace");
+        let mut registry = MetricsRegistry::default();
         let deps = Deps { log: log.clone(), clock: Arc::new(ManualClock::new(NOW)), metrics: &mut registry };
         let service = build(config, deps).await.expect("free ports");
         let (grpc, http, handle) = (service.grpc_addr(), service.http_addr(), service.gateway());

@@ -222,7 +222,9 @@ impl Writer {
     pub fn set_end(&mut self, partition: i32, end: i64) {
         let next = self.coverage.of(partition).end;
         let lag = (end - next).max(0);
-        self.metrics.lag.get_or_create(&[("partition", partition.to_string())]).set(lag);
+        let newest_ms = self.status.newest_record_ms;
+        let age_ms = if lag == 0 || newest_ms == 0 { 0 } else { self.clock.now_unix_millis() - newest_ms };
+        self.metrics.lag.set(partition as u32, lag as u64, age_ms.max(0) as f64 / 1_000.0);
         let entry = self.status.partitions.iter_mut().find(|known| known.partition == partition);
         match entry {
             Some(entry) => entry.lag_records = lag,

@@ -10,13 +10,13 @@ pub mod spans;
 use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
 use infertrace_query::{Check, Config, Deps, LakeSource, build};
+use infertrace_runtime::telemetry::MetricsRegistry;
 use infertrace_runtime::{
     clock::{Clock, ManualClock},
     log::Log,
 };
 use infertrace_schemas::lake::LakeRoot;
 use object_store::ObjectStore;
-use prometheus_client::registry::Registry;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -48,7 +48,7 @@ impl Setup {
         // Small enough that a search takes several steps.
         self.config.lake.search_step_rows = 24;
         let clock = ManualClock::new(NOW_NS);
-        let mut registry = Registry::with_prefix("infertrace");
+        let mut registry = MetricsRegistry::default();
         let not_ready = self.not_ready.clone();
         let deps = Deps {
             log: self.log.clone().map(|log| log as Arc<dyn Log>),

@@ -6,7 +6,8 @@ use infertrace_schemas::partition::partition_of;
 use serde_json::Value as Json;
 
 fn vectors() -> Json {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../proto/partition_vectors.json");
+    let path = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"))
+        .join("../proto/partition_vectors.json");
     let text = std::fs::read_to_string(path).expect("the vectors are in the repository");
     serde_json::from_str(&text).expect("JSON")
 }

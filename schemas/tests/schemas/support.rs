@@ -15,8 +15,13 @@ use serde_json::{Value as Json, json};
 
 /// The folder of captured payloads, or a loud reason why the test is skipped.
 pub(crate) fn captures() -> Option<PathBuf> {
-    let root = std::env::var_os("INFERTRACE_TEST_DATA")
-        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/data"), PathBuf::from);
+    let root = std::env::var_os("INFERTRACE_TEST_DATA").map_or_else(
+        || {
+            PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"))
+                .join("../../shared/data")
+        },
+        PathBuf::from,
+    );
     let captures = root.join("captures");
     if captures.is_dir() {
         return Some(captures);

@@ -341,8 +341,10 @@ async fn a_tracers_spans_arrive() {
 /// Scenario: the vectors that every language reads. Guarantee: this hash agrees with all of them.
 #[test]
 fn partition_vectors() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../proto/partition_vectors.json");
-    let text = std::fs::read_to_string(path).expect("proto/partition_vectors.json");
+    // As cargo sets it now: a build cache may outlive the checkout that filled it.
+    let crate_dir = std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets it");
+    let text = std::fs::read_to_string(format!("{crate_dir}/../../proto/partition_vectors.json"))
+        .expect("proto/partition_vectors.json");
     let file: serde_json::Value = serde_json::from_str(&text).expect("JSON");
     let vectors = file["vectors"].as_array().expect("vectors");
     assert!(!vectors.is_empty());

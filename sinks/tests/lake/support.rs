@@ -13,6 +13,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream::BoxStream};
 use infertrace_proto::v1::{Span, SpanBatch};
+use infertrace_runtime::telemetry::MetricsRegistry;
 use infertrace_runtime::{
     clock::ManualClock,
     log::{
@@ -33,7 +34,6 @@ use object_store::{
 };
 use parking_lot::Mutex;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use prometheus_client::registry::Registry;
 use prost::Message as _;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -453,7 +453,7 @@ pub(crate) fn memory() -> Arc<dyn ObjectStore> {
 pub(crate) struct Running {
     pub(crate) task: tokio::task::JoinHandle<Result<(), infertrace_sinks::Error>>,
     shutdown: CancellationToken,
-    registry: Registry,
+    registry: MetricsRegistry,
 }
 
 impl Running {
@@ -505,7 +505,7 @@ pub(crate) async fn start(
     config: Config,
     clock: &ManualClock,
 ) -> Running {
-    let mut registry = Registry::with_prefix("infertrace");
+    let mut registry = MetricsRegistry::default();
     let deps = Deps {
         log: Arc::new(log.clone()),
         clock: Arc::new(clock.clone()),

@@ -333,7 +333,7 @@ impl<'s> Session<'s> {
             let partition = at.partition;
             self.assembly.revoke(partition);
             self.inputs.remove(&partition);
-            self.service.metrics.drop_lag(partition);
+            self.service.metrics.lag.forget(partition);
             self.pending.retain(|pending| pending.partition != partition);
             if self.pending.is_empty() {
                 self.pending_bytes = 0;
@@ -374,7 +374,7 @@ impl<'s> Session<'s> {
             let is_caught_up = lag == 0 || (lag <= MARKERS && waited_ms >= 2 * idle_ms);
             let behind_ms = input.last_record_ms.map_or(0, |last| now_ms.saturating_sub(last).max(0));
             let lag_seconds = if is_caught_up { 0.0 } else { behind_ms as f64 / 1e3 };
-            self.service.metrics.set_lag(partition, if is_caught_up { 0 } else { lag }, lag_seconds);
+            self.service.metrics.lag.set(partition, if is_caught_up { 0 } else { lag }, lag_seconds);
             if !is_caught_up || !self.service.config.close_by_wall_clock {
                 continue;
             }

@@ -210,7 +210,7 @@ fn handle(shared: &mut Shared, consumer: &BaseConsumer<Context>, command: Comman
             }
         }
         Command::Commit { positions, reply } => {
-            let _ = reply.send(commit(consumer, &positions));
+            let _ = reply.send(commit(consumer, shared.starts.as_deref().unwrap_or_default(), &positions));
         }
     }
 }
@@ -222,11 +222,14 @@ fn owns(consumer: &BaseConsumer<Context>, at: &TopicPartition) -> bool {
 }
 
 /// The broker would take a member's commit for any partition; the contract is that only an owner's counts.
+/// `arriving` are partitions that are being assigned.
 fn commit(
     consumer: &BaseConsumer<Context>,
+    arriving: &[(TopicPartition, NextOffset)],
     positions: &[(TopicPartition, NextOffset)],
 ) -> Result<(), LogError> {
-    if let Some((at, _)) = positions.iter().find(|(at, _)| !owns(consumer, at)) {
+    let is_owned = |at: &TopicPartition| arriving.iter().any(|(name, _)| name == at) || owns(consumer, at);
+    if let Some((at, _)) = positions.iter().find(|(at, _)| !is_owned(at)) {
         return Err(LogError::Fenced(format!("{at} is not assigned to this consumer")));
     }
     let list = to_list(positions)?;
