@@ -14,7 +14,8 @@ fn main() {
         let output = Command::new("git").args(["rev-parse", "--short=12", "HEAD"]).output().ok()?;
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
     };
-    if let Some(commit) = env::var("INFERTRACE_COMMIT").ok().filter(|commit| !commit.is_empty()).or_else(git) {
+    if let Some(commit) = env::var("INFERTRACE_COMMIT").ok().filter(|commit| !commit.is_empty()).or_else(git)
+    {
         println!("cargo::rustc-env=INFERTRACE_COMMIT={commit}");
     }
 }

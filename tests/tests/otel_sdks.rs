@@ -1,10 +1,6 @@
 //! Unmodified OpenTelemetry SDKs, from their registries, export to `infertrace up`.
 
-use std::{
-    path::PathBuf,
-    process::Command,
-    time::Duration,
-};
+use std::{path::PathBuf, process::Command, time::Duration};
 
 use anyhow::{Context as _, ensure};
 use infertrace_tests::{
