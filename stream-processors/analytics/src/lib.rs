@@ -4,4 +4,6 @@
 //! order of arrival within a window.
 
 pub mod rollup;
+pub mod score;
+pub mod series;
 pub mod sketch;

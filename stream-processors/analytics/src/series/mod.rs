@@ -1,0 +1,12 @@
+//! Anomalies in one series of (time, value), online: each row is scored from what came before it.
+
+pub mod baseline;
+
+/// A detector of anomalies in one series. It sees each row once, in order, and knows nothing of the rows to come.
+pub trait Detector {
+    /// The anomaly score of this row, 0–1.
+    fn score(&mut self, at_ms: i64, value: f64) -> f64;
+
+    /// The score from which the detector itself calls a row an alarm.
+    fn threshold(&self) -> f64;
+}
