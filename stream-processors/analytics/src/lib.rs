@@ -3,6 +3,11 @@
 //! Pure: no I/O, no clock, no randomness; event time in, insights out, the same bytes for the same input in any
 //! order of arrival within a window.
 
+pub mod analyst;
+pub mod config;
+mod hash;
+mod merge;
+pub mod output;
 pub mod rollup;
 pub mod score;
 pub mod series;

@@ -24,7 +24,7 @@ pub const fn window_of(at_ms: Millis) -> Millis {
 macro_rules! names {
     ($(#[$of:meta])* $type:ident { $($(#[$doc:meta])* $variant:ident = $name:literal),+ $(,)? }) => {
         $(#[$of])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[repr(u8)]
         pub enum $type { $($(#[$doc])* $variant),+ }
 
@@ -183,7 +183,7 @@ mod shared_text {
 pub const OVERFLOW: &str = "_other";
 
 /// Counters and sketches of one key in one window.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Cell {
     counters: [u64; Counter::ALL.len()],
     sketches: Vec<(Measure, Sketch)>,
@@ -262,7 +262,7 @@ impl Cell {
 }
 
 /// A trace to look at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Exemplar {
     /// Duration of the request, microseconds.
     pub duration_micros: u64,
@@ -276,7 +276,7 @@ pub struct Exemplar {
 ///
 /// Which ones depends on the traces alone, not on the order they came in: the longest by (duration, id), the
 /// others by the least hash, which is a uniform sample.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exemplars {
     /// Longest first.
     pub longest: Vec<Exemplar>,

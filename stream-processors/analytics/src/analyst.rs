@@ -1,0 +1,180 @@
+//! The second stage: merges partials, closes windows, and says what they show.
+//!
+//! Neighbours: [`crate::rollup`] is what comes in, [`crate::output`] what goes out. Invariants: outputs are a function
+//! of the partials and marks alone; the order of partials within a window, and how they were cut, does not matter; a
+//! restored analyst goes on as the one that was saved would have. A window closes when the least watermark of all
+//! sources has passed its end by [`AnalystConfig::lateness_ms`]; a source that is [`AnalystConfig::idle_after_ms`]
+//! behind the foremost does not hold the others up, and what it brings later counts as late.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    config::AnalystConfig,
+    merge::Windows,
+    output::Output,
+    rollup::{Key, Millis, Partial, WINDOW_MS, window_of},
+};
+
+/// Empty windows that are closed one by one; a longer hole in time is jumped over.
+const MAX_EMPTY_WINDOWS: Millis = 8_640;
+/// Grows when a snapshot of before cannot be read any more.
+const SNAPSHOT_VERSION: u8 = 1;
+
+/// A snapshot that cannot be restored.
+#[derive(Debug, PartialEq, Eq)]
+pub enum SnapshotError {
+    /// Made by a version with another layout: start without it and read the partials again.
+    Version(Option<u8>),
+    /// The bytes are not what a snapshot consists of.
+    Malformed(String),
+}
+
+impl std::fmt::Display for SnapshotError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Version(found) => write!(
+                f,
+                "snapshot of the analysis has layout {found:?}, this program reads {SNAPSHOT_VERSION}: read the partials again"
+            ),
+            Self::Malformed(why) => {
+                write!(f, "snapshot of the analysis is damaged ({why}): read the partials again")
+            }
+        }
+    }
+}
+
+impl std::error::Error for SnapshotError {}
+
+/// What changes over time; all of it goes into a snapshot.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Memory {
+    windows: Windows,
+    /// Watermark of each source whose mark was read.
+    marks: BTreeMap<u32, Millis>,
+    /// Sources that count, where they were named.
+    sources: Option<Vec<u32>>,
+}
+
+/// See the module's words.
+#[derive(Clone, Debug)]
+pub struct Analyst {
+    config: AnalystConfig,
+    memory: Memory,
+}
+
+impl Analyst {
+    /// One that has seen nothing.
+    #[must_use]
+    pub fn new(config: AnalystConfig) -> Self {
+        let memory = Memory { windows: Windows::new(), marks: BTreeMap::new(), sources: None };
+        Self { config, memory }
+    }
+
+    /// Names the sources whose watermarks count. Until then, those count that have been heard of.
+    pub fn set_sources(&mut self, sources: &[u32]) {
+        self.memory.sources = Some(sources.to_vec());
+        self.memory.marks.retain(|source, _| sources.contains(source));
+    }
+
+    /// Takes what a source counted.
+    pub fn partial(&mut self, _source: u32, partial: Partial) {
+        self.memory.windows.add(&partial);
+    }
+
+    /// Moves a source's watermark on, and closes the windows that are over for all.
+    pub fn watermark(&mut self, source: u32, watermark_ms: Millis, out: &mut Vec<Output>) {
+        if self.memory.sources.as_ref().is_some_and(|sources| !sources.contains(&source)) {
+            return;
+        }
+        let mark = self.memory.marks.entry(source).or_insert(watermark_ms);
+        *mark = (*mark).max(watermark_ms);
+        let Some(least) = self.least_mark() else { return };
+        let Some(mut window_ms) = self.next_window() else { return };
+        while window_ms + WINDOW_MS + self.config.lateness_ms <= least {
+            window_ms = self.jump(window_ms, least);
+            self.close(window_ms, out);
+            window_ms += WINDOW_MS;
+        }
+    }
+
+    /// The least watermark of the sources that count; none while a named source has not been heard of.
+    fn least_mark(&self) -> Option<Millis> {
+        let marks = &self.memory.marks;
+        let foremost = *marks.values().max()?;
+        let all_heard = self.memory.sources.as_ref().is_none_or(|sources| sources.len() == marks.len());
+        if !all_heard && self.config.idle_after_ms == Millis::MAX {
+            return None;
+        }
+        if !all_heard {
+            // A source that never spoke is idle once the others have gone on for long.
+            let since = self.memory.windows.closed_to_ms().or_else(|| self.memory.windows.first_open_ms())?;
+            if foremost.saturating_sub(since) <= self.config.idle_after_ms {
+                return None;
+            }
+        }
+        let idle = foremost.saturating_sub(self.config.idle_after_ms);
+        marks.values().copied().filter(|mark| *mark >= idle).min()
+    }
+
+    fn next_window(&self) -> Option<Millis> {
+        self.memory.windows.closed_to_ms().or_else(|| self.memory.windows.first_open_ms())
+    }
+
+    /// Skips a hole that is so long that nothing is remembered across it.
+    fn jump(&self, window_ms: Millis, least_ms: Millis) -> Millis {
+        let last = window_of(least_ms - self.config.lateness_ms) - WINDOW_MS;
+        let to = self.memory.windows.first_open_ms().map_or(last, |open| open.min(last));
+        if (to - window_ms) / WINDOW_MS > MAX_EMPTY_WINDOWS { to } else { window_ms }
+    }
+
+    fn close(&mut self, window_ms: Millis, out: &mut Vec<Output>) {
+        let config = &self.config;
+        let _seen = self.memory.windows.close(window_ms, |key| config.tells_rollup_of(key), out);
+        out.push(Output::Closed { window_ms });
+    }
+
+    /// End of the last closed window.
+    #[must_use]
+    pub const fn closed_to_ms(&self) -> Option<Millis> {
+        self.memory.windows.closed_to_ms()
+    }
+
+    /// Partials that came too late to correct their 10 s rollup; detectors have counted them.
+    #[must_use]
+    pub const fn uncorrected_partials(&self) -> u64 {
+        self.memory.windows.uncorrected
+    }
+
+    /// Everything that it knows, as bytes. The encoding is postcard: whole numbers as varints and no names, a few
+    /// hundred lines without dependencies of their own.
+    #[must_use]
+    pub fn snapshot(&self) -> Vec<u8> {
+        // Encoding into memory fails for maps and sequences of unknown length only; there are none here.
+        postcard::to_extend(&self.memory, vec![SNAPSHOT_VERSION]).unwrap_or_default()
+    }
+
+    /// The analyst that was saved. The configuration is not part of a snapshot.
+    ///
+    /// # Errors
+    /// [`SnapshotError`]; the answer to all of them is to begin anew and read the partials again.
+    pub fn restore(config: AnalystConfig, snapshot: &[u8]) -> Result<Self, SnapshotError> {
+        let Some((&SNAPSHOT_VERSION, bytes)) = snapshot.split_first() else {
+            return Err(SnapshotError::Version(snapshot.first().copied()));
+        };
+        let memory =
+            postcard::from_bytes(bytes).map_err(|error| SnapshotError::Malformed(error.to_string()))?;
+        Ok(Self { config, memory })
+    }
+}
+
+impl AnalystConfig {
+    /// Cells that every partition gets are told by one of them.
+    fn tells_rollup_of(&self, key: &Key) -> bool {
+        let is_shared = key.model.is_empty() || (!key.device.is_empty() && key.service.is_empty());
+        !is_shared
+            || self.partitions <= 1
+            || crate::hash::of_key(key) % u64::from(self.partitions) == u64::from(self.partition)
+    }
+}

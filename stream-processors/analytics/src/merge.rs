@@ -1,0 +1,209 @@
+//! Partials merged by key into windows of 10 s, 1 min and 1 h, and corrected by what comes late.
+//!
+//! Invariants: a window is told once when it is over, then once more after each closed window in which something
+//! late changed it, with a higher revision; what is told does not depend on the order of partials. A window is kept
+//! for corrections for a while; what is later still is counted in [`Windows::uncorrected`] and in the longer windows
+//! that are still kept.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    output::{Output, Rollup},
+    rollup::{Cell, Exemplars, Key, Millis, Partial, WINDOW_MS},
+};
+
+/// Numbers and traces of one key.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Merged {
+    pub(crate) cell: Cell,
+    pub(crate) exemplars: Exemplars,
+}
+
+impl Merged {
+    fn merge(&mut self, cell: &Cell, exemplars: &Exemplars) {
+        self.cell.merge(cell);
+        self.exemplars.merge(exemplars);
+    }
+}
+
+/// Everything of one window.
+pub(crate) type Cells = BTreeMap<Key, Merged>;
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Entry {
+    merged: Merged,
+    revision: u32,
+    changed: bool,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Window {
+    entries: BTreeMap<Key, Entry>,
+    told: bool,
+}
+
+/// Windows of one length.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Level {
+    length_ms: Millis,
+    /// How long a window is kept for corrections once it is over.
+    kept_ms: Millis,
+    windows: BTreeMap<Millis, Window>,
+}
+
+impl Level {
+    /// `false` when the window is gone: over before `told_to_ms`, and not kept.
+    fn add(
+        &mut self,
+        window_ms: Millis,
+        key: &Key,
+        cell: &Cell,
+        exemplars: &Exemplars,
+        now_ms: Millis,
+    ) -> bool {
+        let start = window_ms - window_ms.rem_euclid(self.length_ms);
+        if start + self.length_ms <= now_ms && !self.windows.contains_key(&start) {
+            return false;
+        }
+        let window = self.windows.entry(start).or_default();
+        let entry = match window.entries.get_mut(key) {
+            Some(entry) => entry,
+            None => window.entries.entry(key.clone()).or_default(),
+        };
+        entry.merged.merge(cell, exemplars);
+        entry.changed = true;
+        true
+    }
+
+    /// Tells what is over or changed at `now_ms`, then forgets what is too old to change.
+    fn tell(&mut self, now_ms: Millis, is_ours: &impl Fn(&Key) -> bool, out: &mut Vec<Output>) {
+        for (&window_ms, window) in self.windows.range_mut(..=now_ms - self.length_ms) {
+            for (key, entry) in window.entries.iter_mut().filter(|(_, entry)| entry.changed) {
+                entry.changed = false;
+                entry.revision += 1;
+                if is_ours(key) {
+                    out.push(Output::Rollup(Rollup {
+                        window_ms,
+                        length_ms: self.length_ms,
+                        revision: entry.revision,
+                        key: key.clone(),
+                        cell: entry.merged.cell.clone(),
+                        exemplars: entry.merged.exemplars.clone(),
+                    }));
+                }
+            }
+            window.told = true;
+        }
+        let oldest = now_ms - self.length_ms - self.kept_ms;
+        while self.windows.first_key_value().is_some_and(|(start, _)| *start < oldest) {
+            self.windows.pop_first();
+        }
+    }
+}
+
+/// All lengths; see the module's words.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Windows {
+    /// Open base windows, by the window of the events.
+    open: BTreeMap<Millis, Cells>,
+    /// What came late but before its window was closed here: in the rollup, not in what detectors see of the window.
+    late: BTreeMap<Millis, Cells>,
+    /// What detectors see of a window though its events are of an earlier one.
+    seen_later: BTreeMap<Millis, Cells>,
+    base: Level,
+    longer: [Level; 2],
+    /// End of the last closed window.
+    closed_to_ms: Option<Millis>,
+    /// Partials that came after their 10 s window was forgotten.
+    pub(crate) uncorrected: u64,
+}
+
+fn merge_into(cells: &mut Cells, key: &Key, cell: &Cell, exemplars: &Exemplars) {
+    match cells.get_mut(key) {
+        Some(merged) => merged.merge(cell, exemplars),
+        None => {
+            let merged = Merged { cell: cell.clone(), exemplars: exemplars.clone() };
+            cells.insert(key.clone(), merged);
+        }
+    }
+}
+
+const MINUTE_MS: Millis = 60_000;
+const HOUR_MS: Millis = 3_600_000;
+
+impl Windows {
+    pub(crate) fn new() -> Self {
+        let level = |length_ms, kept_ms| Level { length_ms, kept_ms, windows: BTreeMap::new() };
+        Self {
+            open: BTreeMap::new(),
+            late: BTreeMap::new(),
+            seen_later: BTreeMap::new(),
+            base: level(WINDOW_MS, MINUTE_MS),
+            longer: [level(MINUTE_MS, 5 * MINUTE_MS), level(HOUR_MS, 10 * MINUTE_MS)],
+            closed_to_ms: None,
+            uncorrected: 0,
+        }
+    }
+
+    /// End of the last closed window.
+    pub(crate) const fn closed_to_ms(&self) -> Option<Millis> {
+        self.closed_to_ms
+    }
+
+    /// Start of the earliest window that holds something and is not closed.
+    pub(crate) fn first_open_ms(&self) -> Option<Millis> {
+        let first = |map: &BTreeMap<Millis, Cells>| map.first_key_value().map(|(start, _)| *start);
+        [first(&self.open), first(&self.late), first(&self.seen_later)].into_iter().flatten().min()
+    }
+
+    pub(crate) fn add(&mut self, partial: &Partial) {
+        let Partial { window_ms, seen_window_ms, key, cell, exemplars } = partial;
+        let now_ms = self.closed_to_ms.unwrap_or(Millis::MIN);
+        let seen_ms = (*seen_window_ms).max(*window_ms).max(now_ms);
+        if *window_ms < now_ms {
+            if !self.base.add(*window_ms, key, cell, exemplars, now_ms) {
+                self.uncorrected += 1;
+            }
+            for level in &mut self.longer {
+                level.add(*window_ms, key, cell, exemplars, now_ms);
+            }
+        } else if seen_ms == *window_ms {
+            merge_into(self.open.entry(*window_ms).or_default(), key, cell, exemplars);
+            return;
+        } else {
+            merge_into(self.late.entry(*window_ms).or_default(), key, cell, exemplars);
+        }
+        merge_into(self.seen_later.entry(seen_ms).or_default(), key, cell, exemplars);
+    }
+
+    /// Closes the window that begins at `window_ms`: tells rollups and hands over what detectors see of it.
+    pub(crate) fn close(
+        &mut self,
+        window_ms: Millis,
+        is_ours: impl Fn(&Key) -> bool,
+        out: &mut Vec<Output>,
+    ) -> Cells {
+        let now_ms = window_ms + WINDOW_MS;
+        let on_time = self.open.remove(&window_ms).unwrap_or_default();
+        let late = self.late.remove(&window_ms).unwrap_or_default();
+        for (key, merged) in on_time.iter().chain(&late) {
+            let Merged { cell, exemplars } = merged;
+            self.base.add(window_ms, key, cell, exemplars, window_ms);
+            for level in &mut self.longer {
+                level.add(window_ms, key, cell, exemplars, window_ms);
+            }
+        }
+        self.base.tell(now_ms, &is_ours, out);
+        for level in &mut self.longer {
+            level.tell(now_ms, &is_ours, out);
+        }
+        self.closed_to_ms = Some(now_ms);
+        let mut view = on_time;
+        for (key, merged) in self.seen_later.remove(&window_ms).unwrap_or_default() {
+            merge_into(&mut view, &key, &merged.cell, &merged.exemplars);
+        }
+        view
+    }
+}
