@@ -7,8 +7,11 @@
 //! transaction is visible whole or not at all; a consumer never skips a record silently.
 
 pub mod conformance;
+pub mod dead_letter;
 pub mod embedded;
 pub mod kafka;
+pub mod range;
+pub mod topic_state;
 pub mod tracker;
 
 use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};

@@ -53,7 +53,7 @@ use self::{
 };
 use super::{
     Consumer, ConsumerOptions, Delivery, Log, LogError, Millis, NewRecord, NextOffset, TopicPartition,
-    TopicSpec, Transactions, Watermarks,
+    TopicSpec, Transactions, Watermarks, topic_state::TopicState,
 };
 use crate::clock::{Clock, SystemClock};
 
@@ -326,6 +326,21 @@ impl EmbeddedLog {
             disk_bytes: state.segments.values().map(|segment| segment.len()).sum(),
             ..self.shared.stats.snapshot()
         }
+    }
+
+    /// The topic as it is, if it is there.
+    #[must_use]
+    pub fn describe(&self, name: &str) -> Option<TopicState> {
+        let state = self.shared.state.read();
+        let meta = &state.topic(name)?.meta;
+        Some(TopicState {
+            partitions: meta.partitions,
+            replication: None,
+            min_in_sync: None,
+            retention: meta.retention,
+            compacted: meta.compacted,
+            retention_bytes: None,
+        })
     }
 
     async fn blocking<T: Send + 'static>(

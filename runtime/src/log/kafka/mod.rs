@@ -4,6 +4,7 @@
 //! Invariants: the producer is idempotent with `acks=all`; offsets are never reset silently.
 
 mod consumer;
+mod describe;
 mod errors;
 mod producer;
 mod transactions;
