@@ -3,7 +3,12 @@
 use std::{env, path::PathBuf};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["infertrace/v1/span.proto", "infertrace/v1/ingest.proto", "infertrace/v1/samples.proto"];
+    let files = [
+        "infertrace/v1/span.proto",
+        "infertrace/v1/ingest.proto",
+        "infertrace/v1/samples.proto",
+        "infertrace/v1/partials.proto",
+    ];
     for file in files {
         println!("cargo::rerun-if-changed={file}");
     }

@@ -17,6 +17,13 @@ pub const ROLLUPS: &str = "infertrace.rollups.v1";
 pub const BASELINES: &str = "infertrace.baselines.v1";
 /// Anomalies and recommendations: Avro, keyed by model.
 pub const INSIGHTS: &str = "infertrace.insights.v1";
+/// What one source partition adds to each key and window, between the two stages of the analytics: protobuf
+/// `PartialBatch`, in the partition that XXH64 of the model names. Internal.
+pub const PARTIALS: &str = "infertrace.partials.v1";
+/// Up to where each source partition is counted in the partials: keyed by source, compacted. Internal.
+pub const ROLLUP_STATE: &str = "infertrace.state.rollups.v1";
+/// Snapshots of the second stage: keyed by partition of the partials, compacted. Internal.
+pub const INSIGHT_STATE: &str = "infertrace.state.insights.v1";
 /// Records nobody could read: their raw bytes, with origin and error in headers.
 pub const DLQ: &str = "infertrace.dlq.v1";
 
@@ -60,6 +67,9 @@ pub fn all(partitions: u32) -> Vec<Topic> {
         topic(ROLLUPS, partitions, Some(30), "model"),
         topic(BASELINES, partitions, None, "model"),
         topic(INSIGHTS, partitions, Some(30), "model"),
+        topic(PARTIALS, partitions, Some(2), "source (explicit partition: XXH64 of the model)"),
+        topic(ROLLUP_STATE, partitions, None, "source"),
+        topic(INSIGHT_STATE, partitions, None, "partition of the partials"),
         topic(DLQ, 1, Some(14), "origin"),
     ]
 }
@@ -68,7 +78,7 @@ pub fn all(partitions: u32) -> Vec<Topic> {
 mod tests {
     use super::*;
 
-    /// Scenario: the table for 12 partitions. Guarantee: every name once and versioned, only baselines
+    /// Scenario: the table for 12 partitions. Guarantee: every name once and versioned, only baselines and state
     /// compacted, summaries co-partitioned with spans.
     #[test]
     fn the_table_is_consistent() {
@@ -76,10 +86,11 @@ mod tests {
         let mut names: Vec<_> = topics.iter().map(|topic| topic.name).collect();
         names.sort_unstable();
         names.dedup();
-        assert_eq!(names.len(), 7);
+        assert_eq!(names.len(), 10);
         assert!(names.iter().all(|name| name.starts_with("infertrace.") && name.ends_with(".v1")));
         for topic in &topics {
-            assert_eq!(topic.compacted, topic.name == BASELINES);
+            let is_state = topic.name == BASELINES || topic.name.contains(".state.");
+            assert_eq!(topic.compacted, is_state);
             assert_eq!(topic.compacted, topic.retention.is_none());
         }
         let partitions = |name| topics.iter().find(|topic| topic.name == name).map(|topic| topic.partitions);

@@ -12,6 +12,7 @@ pub mod assembly;
 mod config;
 mod dead_letter;
 mod metrics;
+pub mod partials;
 mod restore;
 pub mod rows;
 mod service;

@@ -81,6 +81,8 @@ names! {
         UnreportedCalls = "unreported_calls",
         /// Requests that the front refused (429, 503).
         Refused = "refused",
+        /// Spans, traces and readings counted here because their own key was past the cardinality limit.
+        Folded = "folded",
     }
 }
 
@@ -138,10 +140,39 @@ names! {
     }
 }
 
-/// What a cell is about. Empty where it is about all or unknown.
-///
-/// Three shapes occur: requests (model, version, service and device set, stage empty), stages of traces (model and
-/// stage set), devices (device set, model set where the reading names it).
+/// Values of [`Key::stage`] that are no stages of a pipeline but say what the cell counts.
+pub mod stage {
+    /// Calls of model servers, as their clients report them.
+    pub const CALL: &str = "client";
+    /// Gauges and counters of an engine.
+    pub const ENGINE: &str = "engine";
+    /// Spans, or time of a trace, at no stage.
+    pub const NONE: &str = "none";
+    /// Traces as a whole.
+    pub const TRACE: &str = "trace";
+}
+
+/// What kind of thing a cell counts; cells of different shapes are never added up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Shape {
+    /// Requests as the engine reports them: service set (and version and device, if known), stage empty.
+    Request,
+    /// The same requests as the client reports them: service set, stage [`stage::CALL`].
+    Call,
+    /// All other spans: service and stage set ([`stage::NONE`] for spans at no stage).
+    Spans,
+    /// Self and critical time of a stage in closed traces: stage set, service empty.
+    Stage,
+    /// Closed traces: stage [`stage::TRACE`].
+    Trace,
+    /// Readings of a device: device set, service and stage empty, model set where the reading names it.
+    Device,
+    /// Readings of an engine: stage [`stage::ENGINE`]; its prompt tokens looked up in the prefix cache are
+    /// [`Counter::InputTokens`], those found [`Counter::CachedTokens`].
+    Engine,
+}
+
+/// What a cell is about; see [`Shape`]. Empty where it is about all or unknown.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Key {
     /// Tenant.
@@ -162,6 +193,22 @@ pub struct Key {
     /// GPU UUID.
     #[serde(with = "shared_text")]
     pub device: Arc<str>,
+}
+
+impl Key {
+    /// What the cell counts.
+    #[must_use]
+    pub fn shape(&self) -> Shape {
+        match (&*self.stage, self.service.is_empty()) {
+            (stage::CALL, _) => Shape::Call,
+            (stage::ENGINE, _) => Shape::Engine,
+            (stage::TRACE, _) => Shape::Trace,
+            ("", true) if !self.device.is_empty() => Shape::Device,
+            ("", _) => Shape::Request,
+            (_, true) => Shape::Stage,
+            (_, false) => Shape::Spans,
+        }
+    }
 }
 
 /// `Arc<str>` as text.
