@@ -5,6 +5,7 @@
 
 pub mod analyst;
 pub mod config;
+pub mod cost;
 mod hash;
 mod merge;
 pub mod output;
