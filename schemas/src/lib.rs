@@ -2,6 +2,7 @@
 //!
 //! Services never depend on one another; they meet here and in `proto`.
 
+pub mod access;
 pub mod avro;
 pub mod columns;
 pub mod dedup;

@@ -7,7 +7,10 @@
 use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
-use infertrace_runtime::log::{Log, LogError, NewRecord, Record, TopicPartition, Watermarks};
+use infertrace_runtime::log::{
+    Log, LogError, NewRecord, Record, TopicPartition, Watermarks,
+    dead_letter::{self, Reader},
+};
 use infertrace_schemas::{
     dedup::Dedup,
     lake::{FORMAT_VERSION, Manifest, Plan, Poison},
@@ -24,6 +27,7 @@ use crate::{
 };
 
 const CREATED_BY: &str = concat!("infertrace ", env!("CARGO_PKG_VERSION"));
+const READER: Reader = Reader { role: "parquet-sink", codec: "infertrace.v1.SpanBatch", codec_version: "1" };
 
 /// Why a partition cannot go on by itself.
 #[derive(Debug, thiserror::Error)]
@@ -208,7 +212,7 @@ impl Workshop {
             reason = poison.reason,
             "poison record moved to the dead-letter topic"
         );
-        let mut letter = dead_letter_of(poison, &name);
+        let mut letter = dead_letter_of(poison);
         loop {
             let sent = self
                 .retry
@@ -223,7 +227,7 @@ impl Workshop {
                     if letter.payload.as_ref().is_some_and(|bytes| bytes.len() > 1) =>
                 {
                     letter.payload = letter.payload.map(|bytes| bytes.slice(..bytes.len() / 2));
-                    letter.headers.push(("infertrace.truncated".to_owned(), Bytes::from_static(b"true")));
+                    letter.headers.push((dead_letter::TRUNCATED.to_owned(), Bytes::from_static(b"true")));
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -242,23 +246,7 @@ impl Workshop {
     }
 }
 
-fn dead_letter_of(poison: &PoisonRecord, name: &str) -> NewRecord {
+fn dead_letter_of(poison: &PoisonRecord) -> NewRecord {
     let record = &poison.record;
-    let mut headers = record.headers.clone();
-    let text = |value: String| Bytes::from(value.into_bytes());
-    headers.extend([
-        ("infertrace.origin.topic".to_owned(), text(record.from.topic.to_string())),
-        ("infertrace.origin.partition".to_owned(), text(record.from.partition.to_string())),
-        ("infertrace.origin.offset".to_owned(), text(record.offset.0.to_string())),
-        ("infertrace.error".to_owned(), text(poison.reason.clone())),
-        ("infertrace.role".to_owned(), Bytes::from_static(b"parquet-sink")),
-        ("infertrace.codec".to_owned(), Bytes::from_static(b"infertrace.v1.SpanBatch")),
-    ]);
-    NewRecord {
-        to: TopicPartition::new(topics::DLQ, 0),
-        key: Some(text(name.to_owned())),
-        payload: record.payload.clone(),
-        headers,
-        timestamp: record.timestamp,
-    }
+    READER.letter(record, TopicPartition::new(topics::DLQ, 0), &poison.reason, record.timestamp)
 }

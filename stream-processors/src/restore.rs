@@ -14,7 +14,11 @@ use hashbrown::HashSet;
 use infertrace_runtime::log::{
     ConsumerOptions, Event, Log, LogError, Millis, NextOffset, Record, TopicPartition,
 };
-use infertrace_schemas::{avro, dedup::Dedup, record::batch_id_of};
+use infertrace_schemas::{
+    avro,
+    dedup::Dedup,
+    record::{BatchId, batch_id_of},
+};
 
 use crate::{
     assembly::{Reported, Resume},
@@ -74,10 +78,12 @@ pub(crate) async fn restore(
 
     let window = from.saturating_sub(dedup_batches as u64).max(marks.low.0);
     let mut first_needed = None;
+    let mut earlier: Vec<(u64, i64, Option<BatchId>)> = Vec::new();
     let until = marks.high.0.min(from + 1);
     scan(log, spans, window, until, |record| {
         if record.offset.0 < from {
-            dedup.admit(record.payload.as_deref().and_then(batch_id_of));
+            let id = record.payload.as_deref().and_then(batch_id_of);
+            earlier.push((record.offset.0, record.timestamp.0, id));
         } else if first_needed.is_none() {
             first_needed = Some(record.timestamp.0);
         }
@@ -93,6 +99,9 @@ pub(crate) async fn restore(
                 .extend(record.payload.as_deref().and_then(|payload| reported_by(payload, spans.partition)));
         })
         .await?;
+    }
+    if let Some(timestamp) = earlier.first().map(|(_, timestamp, _)| *timestamp).or(first_needed) {
+        let since = Millis(timestamp.saturating_sub(CLOCK_MARGIN_MS));
         let end = log.watermarks(&outputs.dead_letters).await?.high.0;
         let start = log.position_at(&outputs.dead_letters, since).await?.0;
         scan(log, &outputs.dead_letters, start, end, |record| {
@@ -100,6 +109,11 @@ pub(crate) async fn restore(
         })
         .await?;
     }
+    // Only a batch that was read counts as seen: a poison record may be sent back.
+    for (_, _, id) in earlier.into_iter().filter(|(offset, _, _)| !dead_letters.contains(offset)) {
+        dedup.admit(id);
+    }
+    dead_letters.retain(|&offset| offset >= from);
     Ok(Restored { resume: Resume::new(from, reported), dedup, dead_letters, lost })
 }
 

@@ -188,13 +188,16 @@ impl Writer {
             None => (time, time),
         });
         let dedup = self.dedup.entry(partition).or_insert_with(|| Dedup::new(self.config.dedup_batches));
-        if !dedup.admit(batch_id_of(payload)) {
+        let id = batch_id_of(payload);
+        if id.is_some_and(|id| dedup.contains(&id)) {
             self.status.duplicate_records += 1;
             self.metrics.records.get_or_create(&[("outcome", "duplicate")]).inc();
             return;
         }
         match self.reader.push(payload, Position { partition, offset }) {
             Ok(pushed) => {
+                // Only a batch that was read counts as seen: a poison record may be sent back.
+                dedup.admit(id);
                 self.status.rejected_spans += pushed.rejected as u64;
                 self.metrics.records.get_or_create(&[("outcome", "read")]).inc();
             }

@@ -60,12 +60,10 @@ pub fn encode_range(
     for record in records {
         // A tombstone says nothing about spans.
         let Some(payload) = &record.payload else { continue };
-        if let Some(id) = batch_id_of(payload) {
-            if !seen.insert(id) {
-                range.duplicate_records += 1;
-                continue;
-            }
-            range.batch_ids.push(Id16(id));
+        let id = batch_id_of(payload);
+        if id.is_some_and(|id| seen.contains(&id)) {
+            range.duplicate_records += 1;
+            continue;
         }
         let position = Position { partition, offset: record.offset.0.cast_signed() };
         let pushed = match reader.push(payload, position) {
@@ -76,7 +74,14 @@ pub fn encode_range(
             pushed => pushed,
         };
         match pushed {
-            Ok(pushed) => range.rejected_spans += pushed.rejected as u64,
+            Ok(pushed) => {
+                range.rejected_spans += pushed.rejected as u64;
+                // Only a batch that was read counts as seen: a poison record may be sent back.
+                if let Some(id) = id {
+                    seen.insert(id);
+                    range.batch_ids.push(Id16(id));
+                }
+            }
             Err(error) => {
                 range.poison.push(PoisonRecord { reason: error.to_string(), record: Arc::new(record) });
             }

@@ -183,11 +183,13 @@ impl<'s> Session<'s> {
             let position = Position { partition: partition as i32, offset: record.offset.0 as i64 };
             if record.payload.is_none() {
                 self.dead_letter(record, "the record has no value");
-            } else if !input.dedup.admit(batch_id_of(payload)) {
+            } else if batch_id_of(payload).is_some_and(|id| input.dedup.contains(&id)) {
                 self.service.metrics.duplicate_batches.inc();
             } else {
                 match self.reader.push(payload, position) {
                     Ok(pushed) => {
+                        // Only a batch that was read counts as seen: a poison record may be sent back.
+                        input.dedup.admit(batch_id_of(payload));
                         step.spans = pushed.spans;
                         for (reason, count, _) in pushed.rejections() {
                             let labels = ReasonLabels { reason: reason.reason() };
