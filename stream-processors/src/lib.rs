@@ -11,6 +11,7 @@
 pub mod assembly;
 mod config;
 mod dead_letter;
+pub mod delivery;
 mod metrics;
 pub mod partials;
 mod restore;
