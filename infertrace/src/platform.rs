@@ -49,13 +49,14 @@ impl Roles {
 }
 
 /// The log, by what it is.
-enum Backend {
+pub(crate) enum Backend {
     Kafka(Arc<KafkaLog>),
     Embedded(Arc<EmbeddedLog>),
 }
 
 impl Backend {
-    fn open(config: &Config) -> anyhow::Result<Self> {
+    /// Opens it; a cluster is first spoken to by the first call.
+    pub(crate) fn open(config: &Config) -> anyhow::Result<Self> {
         if config.uses_kafka() {
             return Ok(Self::Kafka(KafkaLog::new(config.kafka.clone())?));
         }
@@ -64,14 +65,16 @@ impl Backend {
         Ok(Self::Embedded(EmbeddedLog::open(embedded)?))
     }
 
-    fn log(&self) -> Arc<dyn Log> {
+    /// The log, whatever it is.
+    pub(crate) fn log(&self) -> Arc<dyn Log> {
         match self {
             Self::Kafka(log) => log.clone(),
             Self::Embedded(log) => log.clone(),
         }
     }
 
-    async fn close(self) {
+    /// Writes what waits and lets go.
+    pub(crate) async fn close(self) {
         let closed = tokio::task::spawn_blocking(move || match self {
             Self::Kafka(log) => log.flush(Duration::from_secs(10)),
             Self::Embedded(log) => {
@@ -98,6 +101,7 @@ pub(crate) struct Platform {
     backend: Backend,
     gateway: Option<infertrace_gateway::Service>,
     processor: Option<infertrace_processors::Service>,
+    delivery: Option<infertrace_processors::delivery::Service>,
     sink: Option<infertrace_sinks::Service>,
     api: Option<infertrace_query::Service>,
     ops: Option<(tokio::net::TcpListener, Arc<dyn Fn() -> String + Send + Sync>)>,
@@ -143,6 +147,17 @@ impl Platform {
                 infertrace_processors::Deps { log: log.clone(), clock: clock.clone(), metrics: &mut metrics };
             processor = Some(infertrace_processors::build(config.processor, deps).await?);
         }
+        let mut delivery = None;
+        if roles.processor && !config.delivery.targets.is_empty() {
+            let deps = infertrace_processors::delivery::Deps {
+                log: log.clone(),
+                clock: clock.clone(),
+                // Retries of several processes must not fall together.
+                seed: clock.now_unix_nanos().cast_unsigned() ^ u64::from(std::process::id()).rotate_left(32),
+                metrics: &mut metrics,
+            };
+            delivery = Some(infertrace_processors::delivery::build(config.delivery, deps).await?);
+        }
         let mut sink = None;
         if let (true, Some((store, prefix))) = (roles.sink, &store) {
             let deps = infertrace_sinks::Deps {
@@ -175,7 +190,7 @@ impl Platform {
         if !config.ops_addr.is_empty() {
             ops = Some((ops::bind(&config.ops_addr).await?, exposition));
         }
-        Ok(Self { backend, gateway, processor, sink, api, ops, log_name, lake })
+        Ok(Self { backend, gateway, processor, delivery, sink, api, ops, log_name, lake })
     }
 
     /// Where this process's own gateway takes gRPC.
@@ -204,7 +219,8 @@ impl Platform {
         }
     }
 
-    /// Runs until `stop` or until a role fails, then drains: demo, gateway, processor and sink, API, log.
+    /// Runs until `stop` or until a role fails, then drains: demo, gateway, processor, delivery and sink,
+    /// API, log.
     pub(crate) async fn run(self, stop: CancellationToken, demo: Option<Demo>) -> anyhow::Result<()> {
         let log = self.backend.log();
         let ended = CancellationToken::new();
@@ -215,6 +231,9 @@ impl Platform {
         }
         if let Some(service) = self.processor {
             start(&mut running, &ended, "processor", |stop| async move { Ok(service.run(stop).await?) });
+        }
+        if let Some(service) = self.delivery {
+            start(&mut running, &ended, "delivery", |stop| async move { Ok(service.run(stop).await?) });
         }
         if let Some(service) = self.sink {
             start(&mut running, &ended, "sink", |stop| async move { Ok(service.run(stop).await?) });
@@ -276,9 +295,9 @@ async fn finish(role: Running) -> anyhow::Result<()> {
     }
 }
 
-/// Creates the topics that are missing; waits for a broker that is away.
-async fn create_topics(log: &dyn Log, config: &Config) -> Result<(), LogError> {
-    let specs: Vec<TopicSpec> = topics::all(config.partitions)
+/// The topics as they should be.
+pub(crate) fn topic_specs(config: &Config) -> Vec<TopicSpec> {
+    topics::all(config.partitions)
         .into_iter()
         .map(|topic| TopicSpec {
             name: topic.name.into(),
@@ -287,7 +306,12 @@ async fn create_topics(log: &dyn Log, config: &Config) -> Result<(), LogError> {
             compacted: topic.compacted,
             replication: config.replication,
         })
-        .collect();
+        .collect()
+}
+
+/// Creates the topics that are missing; waits for a broker that is away.
+async fn create_topics(log: &dyn Log, config: &Config) -> Result<(), LogError> {
+    let specs = topic_specs(config);
     let deadline = tokio::time::Instant::now() + BROKER_PATIENCE;
     loop {
         match log.create_topics(&specs).await {

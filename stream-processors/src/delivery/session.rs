@@ -125,9 +125,9 @@ impl<'s> Session<'s> {
                     )));
                 }
                 Some(position) => position,
-                None => self.first_position(&at).await?,
+                None => Self::first_position(self.service, &at).await?,
             };
-            match self.recall(&at, marks.low, from).await {
+            match Self::recall(self.service, &self.schemas, &at, marks.low, from).await {
                 Err(error) if error.is_retriable() || matches!(error, LogError::DataLoss { .. }) => {
                     tracing::warn!(%at, %error, "cannot look back for open insights; they are told of when they change");
                 }
@@ -146,28 +146,33 @@ impl<'s> Session<'s> {
     }
 
     /// Where a group without a position starts: a new target is not told of all that ever was.
-    async fn first_position(&self, at: &TopicPartition) -> Result<NextOffset, LogError> {
-        let since = self.service.clock.now_unix_millis().saturating_sub(self.service.config.first_start_ms);
-        self.service.log.position_at(at, Millis(since)).await
+    async fn first_position(service: &Service, at: &TopicPartition) -> Result<NextOffset, LogError> {
+        let since = service.clock.now_unix_millis().saturating_sub(service.config.first_start_ms);
+        service.log.position_at(at, Millis(since)).await
     }
 
     /// Reads what was delivered before, so that targets know what is open.
-    async fn recall(&self, at: &TopicPartition, low: NextOffset, end: NextOffset) -> Result<(), LogError> {
-        let since = self.service.clock.now_unix_millis().saturating_sub(self.service.config.open_ms);
-        let from = self.service.log.position_at(at, Millis(since)).await?.max(low);
+    async fn recall(
+        service: &Service,
+        schemas: &SchemaIds,
+        at: &TopicPartition,
+        low: NextOffset,
+        end: NextOffset,
+    ) -> Result<(), LogError> {
+        let since = service.clock.now_unix_millis().saturating_sub(service.config.open_ms);
+        let from = service.log.position_at(at, Millis(since)).await?.max(low);
         if from >= end {
             return Ok(());
         }
         let begin = Instant::now();
         let range = Range { at: at.clone(), from, end };
         let mut reader =
-            RangeReader::open(self.service.log.as_ref(), &[range], self.service.config.max_buffered_bytes)
-                .await?;
+            RangeReader::open(service.log.as_ref(), &[range], service.config.max_buffered_bytes).await?;
         let mut records = 0;
-        while let Some(batch) = reader.next(self.service.config.max_poll_bytes).await? {
+        while let Some(batch) = reader.next(service.config.max_poll_bytes).await? {
             for record in batch {
                 records += 1;
-                let Some(Ok(insight)) = record.payload.as_deref().map(|payload| self.schemas.decode(payload))
+                let Some(Ok(insight)) = record.payload.as_deref().map(|payload| schemas.decode(payload))
                 else {
                     continue;
                 };
@@ -175,7 +180,7 @@ impl<'s> Session<'s> {
                     continue;
                 }
                 let insight = Arc::new(insight);
-                self.service.targets.iter().for_each(|target| target.recall(&insight, &record));
+                service.targets.iter().for_each(|target| target.recall(&insight, &record));
             }
         }
         tracing::info!(%at, records, elapsed_ms = begin.elapsed().as_millis() as u64, "looked back for open insights");
@@ -230,7 +235,7 @@ impl<'s> Session<'s> {
             self.hand_out(Arc::new(record), &ticket, &mut letters);
             ticket.done();
         }
-        self.bury(letters).await
+        Self::bury(self.service, &self.stop, letters).await
     }
 
     /// Offers one record to the targets; each is done with it now or when its queue is.
@@ -293,12 +298,16 @@ impl<'s> Session<'s> {
     }
 
     /// Waits only for the log, without which nothing could be read either.
-    async fn bury(&self, letters: Vec<(NewRecord, Vec<Arc<Ticket>>)>) -> Result<(), LogError> {
+    async fn bury(
+        service: &Service,
+        stop: &CancellationToken,
+        letters: Vec<(NewRecord, Vec<Arc<Ticket>>)>,
+    ) -> Result<(), LogError> {
         if letters.is_empty() {
             return Ok(());
         }
         let (letters, tickets): (Vec<_>, Vec<_>) = letters.into_iter().unzip();
-        if !letters::put(&self.service.log, letters, &self.stop).await? {
+        if !letters::put(&service.log, letters, stop).await? {
             return Ok(());
         }
         tickets.iter().flatten().for_each(|ticket| ticket.done());
