@@ -15,9 +15,11 @@ pub mod delivery;
 mod metrics;
 pub mod partials;
 mod restore;
+pub mod rollup;
 pub mod rows;
 mod service;
 mod summary;
+mod throttle;
 
 pub use config::Config;
 pub use service::{BuildError, Deps, Error, Service, build};

@@ -11,9 +11,8 @@ use arrow::{
 };
 use infertrace_schemas::{
     columns::{index, name},
-    trace::{Inference, NONE, NameId, Names, SpanNode},
+    trace::{Inference, NONE, NameId, Names, SpanNode, request_key},
 };
-use xxhash_rust::xxh3::xxh3_64;
 
 use crate::assembly::SpanInput;
 
@@ -21,6 +20,12 @@ use crate::assembly::SpanInput;
 #[derive(Debug, thiserror::Error)]
 #[error("column {0} is missing or has another type")]
 pub struct BadColumn(&'static str);
+
+impl BadColumn {
+    pub(crate) fn at(column: usize) -> Self {
+        Self(name::ALL[column])
+    }
+}
 
 /// Row access to the columns that assembly needs.
 #[derive(Debug)]
@@ -54,7 +59,7 @@ struct InferenceColumns<'a> {
 
 /// A dictionary column whose values are interned when first met.
 #[derive(Debug)]
-struct Words<'a> {
+pub(crate) struct Words<'a> {
     column: &'a DictionaryArray<Int32Type>,
     keys: &'a [i32],
     values: &'a StringArray,
@@ -63,7 +68,7 @@ struct Words<'a> {
 }
 
 impl<'a> Words<'a> {
-    fn new(batch: &'a RecordBatch, column: usize) -> Result<Self, BadColumn> {
+    pub(crate) fn new(batch: &'a RecordBatch, column: usize) -> Result<Self, BadColumn> {
         let column_ref: &DictionaryArray<Int32Type> = typed(batch, column)?;
         let values: &StringArray =
             column_ref.values().as_any().downcast_ref().ok_or(BadColumn(name::ALL[column]))?;
@@ -76,12 +81,23 @@ impl<'a> Words<'a> {
         })
     }
 
+    /// The distinct values, in the order of their keys.
+    pub(crate) fn values(&self) -> impl Iterator<Item = &'a str> {
+        self.values.iter().map(Option::unwrap_or_default)
+    }
+
+    /// Key of the row's value.
     #[inline]
-    fn get(&mut self, row: usize, names: &mut Names) -> NameId {
+    pub(crate) fn key(&self, row: usize) -> Option<usize> {
         if self.has_nulls && self.column.is_null(row) {
-            return NameId::EMPTY;
+            return None;
         }
-        let key = self.keys[row] as usize;
+        Some(self.keys[row] as usize)
+    }
+
+    #[inline]
+    pub(crate) fn get(&mut self, row: usize, names: &mut Names) -> NameId {
+        let Some(key) = self.key(row) else { return NameId::EMPTY };
         let known = self.ids[key];
         if known != NONE {
             return NameId(known);
@@ -92,7 +108,7 @@ impl<'a> Words<'a> {
     }
 }
 
-fn typed<T: 'static>(batch: &RecordBatch, column: usize) -> Result<&T, BadColumn> {
+pub(crate) fn typed<T: 'static>(batch: &RecordBatch, column: usize) -> Result<&T, BadColumn> {
     let found: Option<&ArrayRef> = batch.columns().get(column);
     found.and_then(|array| array.as_any().downcast_ref()).ok_or(BadColumn(name::ALL[column]))
 }
@@ -201,7 +217,7 @@ impl InferenceColumns<'_> {
             return None;
         }
         let request = if self.request_id.is_valid(row) {
-            xxh3_64(self.request_id.value(row).as_bytes()).max(1)
+            request_key(self.request_id.value(row))
         } else {
             0
         };

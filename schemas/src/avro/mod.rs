@@ -22,7 +22,7 @@ use apache_avro::{Schema, from_avro_datum, from_value, rabin::Rabin, to_avro_dat
 use serde::{Serialize, de::DeserializeOwned};
 
 pub use records::{
-    Baseline, Cause, Evidence, Insight, InsightState, Recommendation, Rollup, Severity, Sketch,
+    Baseline, Cause, Evidence, Exemplar, Insight, InsightState, Recommendation, Rollup, Severity, Sketch,
 };
 pub use summary::{
     ClockShift, Importance, PathSegment, ServiceEdge, ServiceUse, SourceRange, SpanStatus, StageTime,

@@ -23,6 +23,16 @@ pub struct Rollup {
     pub counters: BTreeMap<String, i64>,
     pub sums: BTreeMap<String, f64>,
     pub sketches: Vec<Sketch>,
+    pub exemplars: Vec<Exemplar>,
+}
+
+/// A trace to look at; its id is hexadecimal.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct Exemplar {
+    pub trace_id: String,
+    pub duration_micros: i64,
+    pub is_error: bool,
 }
 
 /// A DDSketch; bins are contiguous from `first_bin`.

@@ -1,28 +1,19 @@
-//! What the tree's times mean: stages, services, edges, models, tokens, time to first token.
+//! What the tree's times mean: stages, services, edges, models, time to first token.
 //!
 //! A span that reports how long its request queued and when its first token came, and has no children (vLLM's
 //! `llm_request`), is split into the stages queue, prefill and decode; its stage times then say so.
 
-use hashbrown::HashMap;
-
 use super::{
     Analysis, Inference, MAX_GROUPS, NONE, NameId, Node, ServiceEdge, ServiceUse, SpanNode, StageTime,
-    TraceInput, Ttft, tree::reset,
+    TraceInput, Ttft, tokens,
 };
 
-/// Which token counts an ancestor (or the span itself) has reported.
-const INPUT: u8 = 1;
-const OUTPUT: u8 = 2;
-const CACHED: u8 = 4;
 const CLIENT: u8 = 3;
 const ERROR: u8 = 2;
 
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
-    /// By node: token counts reported at or above it.
-    reported: Vec<u8>,
-    /// By request id: the prompt and cached tokens counted so far.
-    requests: HashMap<u64, (u64, u64), ahash::RandomState>,
+    tokens: tokens::Scratch,
 }
 
 impl Scratch {
@@ -60,55 +51,12 @@ impl Scratch {
         let wall = out.duration_ns();
         out.parallelism = if wall == 0 { 1.0 } else { total_self as f64 / wall as f64 };
         if any_inference {
-            self.count_tokens(trace, out);
+            self.tokens.run(trace, out);
             out.ttft = measured_ttft(trace, out);
         }
         if out.ttft.is_none() {
             out.ttft = derived_ttft(trace, out);
         }
-    }
-
-    /// A count reported by a span stands for everything below it, so client, proxy and engine spans of one request
-    /// count once; spans with one request id share their prompt (`n > 1`).
-    fn count_tokens(&mut self, trace: &TraceInput<'_>, out: &mut Analysis) {
-        reset(&mut self.reported, out.nodes.len(), 0);
-        self.requests.clear();
-        for index in 0..out.nodes.len() {
-            let node = out.nodes[index];
-            let above = if node.parent == NONE { 0 } else { self.reported[node.parent as usize] };
-            self.reported[index] = above;
-            let Some(numbers) = inference_of(trace, &trace.spans[node.input as usize]) else { continue };
-            let flag = |reported: Option<u64>, flag: u8| if reported.is_some() { flag } else { 0 };
-            let own = flag(numbers.input_tokens, INPUT)
-                | flag(numbers.output_tokens, OUTPUT)
-                | flag(numbers.cached_tokens, CACHED);
-            self.reported[index] = above | own;
-            let fresh = own & !above;
-            let value = |flag: u8, reported: Option<u64>| reported.filter(|_| fresh & flag != 0);
-            let mut input = value(INPUT, numbers.input_tokens);
-            let mut cached = value(CACHED, numbers.cached_tokens);
-            if numbers.request != 0 && (input.is_some() || cached.is_some()) {
-                let (known_input, known_cached) = self.requests.entry(numbers.request).or_default();
-                input = input.map(|total| take_growth(known_input, total));
-                cached = cached.map(|total| take_growth(known_cached, total));
-            }
-            add(&mut out.tokens.input, input);
-            add(&mut out.tokens.cached, cached);
-            add(&mut out.tokens.output, value(OUTPUT, numbers.output_tokens));
-        }
-    }
-}
-
-/// What `total` adds to what is already counted.
-fn take_growth(known: &mut u64, total: u64) -> u64 {
-    let growth = total.saturating_sub(*known);
-    *known += growth;
-    growth
-}
-
-fn add(sum: &mut Option<u64>, value: Option<u64>) {
-    if let Some(value) = value {
-        *sum = Some(sum.unwrap_or(0).saturating_add(value));
     }
 }
 

@@ -13,12 +13,14 @@
 mod breakdown;
 mod critical;
 mod names;
+mod tokens;
 mod tree;
 
 #[cfg(test)]
 mod tests;
 
 pub use names::{NameId, Names};
+pub use tokens::request_key;
 
 /// "No such node" in the index fields of this module.
 pub const NONE: u32 = u32::MAX;
@@ -56,7 +58,7 @@ pub struct SpanNode {
 /// The inference numbers of one span; absent is unknown, not zero.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Inference {
-    /// Hash of the request id, 0 when there is none. Spans with one request id share one prompt.
+    /// [`request_key`] of the request id, 0 when there is none. Spans with one request id share one prompt.
     pub request: u64,
     /// Prompt tokens.
     pub input_tokens: Option<u64>,
@@ -267,6 +269,8 @@ pub struct Analysis {
     pub tokens: Tokens,
     /// Time to first token.
     pub ttft: Option<Ttft>,
+    /// Calls of models below which no other service reports the request.
+    pub unreported_calls: u32,
 }
 
 impl Analysis {
@@ -287,7 +291,7 @@ impl Analysis {
         self.clock_shifts.clear();
         self.root = NONE;
         (self.start_ns, self.end_ns) = (0, 0);
-        (self.errors, self.duplicates, self.omitted_groups) = (0, 0, 0);
+        (self.errors, self.duplicates, self.omitted_groups, self.unreported_calls) = (0, 0, 0, 0);
         self.completeness = Completeness::default();
         self.parallelism = 1.0;
         self.tokens = Tokens::default();

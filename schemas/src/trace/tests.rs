@@ -74,7 +74,7 @@ fn any_spans() -> impl Strategy<Value = Vec<SpanNode>> {
 
 fn some_inference() -> Vec<Inference> {
     let tokens =
-        Inference { request: 7, input_tokens: Some(10), output_tokens: Some(5), ..Inference::default() };
+        Inference { request: 7 << 8, input_tokens: Some(10), output_tokens: Some(5), ..Inference::default() };
     vec![
         tokens,
         Inference { ttft_ns: Some(40), queue_ns: Some(15), ..tokens },
@@ -268,7 +268,7 @@ fn cycles_and_orphans_are_stated() {
 #[test]
 fn one_engine_span_is_split_into_its_stages() {
     let engine = |output| Inference {
-        request: 42,
+        request: 42 << 8,
         input_tokens: Some(100),
         output_tokens: Some(output),
         cached_tokens: None,
@@ -292,17 +292,101 @@ fn one_engine_span_is_split_into_its_stages() {
     assert_eq!(of(NameId::EMPTY).critical_ns, 10);
 }
 
-/// Scenario: client and engine both report tokens. Guarantee: the client's stand for the request.
+fn tokens(input: u64, output: u64, request: &str) -> Inference {
+    let request = if request.is_empty() { 0 } else { request_key(request) };
+    Inference { request, input_tokens: Some(input), output_tokens: Some(output), ..Inference::default() }
+}
+
+/// Scenario: a client's span and, below it in another service, the engine's; the client counts more tokens, only the engine
+/// knows cached ones. Guarantee: the engine's figures replace the client's, count by count.
 #[test]
-fn nested_reports_of_one_request_count_once() {
-    let inference = [
-        Inference { input_tokens: Some(50), output_tokens: Some(20), ..Inference::default() },
-        Inference { request: 1, input_tokens: Some(51), cached_tokens: Some(16), ..Inference::default() },
+fn an_engine_replaces_its_client() {
+    let engine =
+        Inference { request: 1, input_tokens: Some(51), cached_tokens: Some(16), ..Inference::default() };
+    let inference = [tokens(50, 20, ""), engine];
+    let spans = [
+        SpanNode { service: A, kind: 3, inference: 0, ..span(1, 0, 0, 9) },
+        SpanNode { service: B, kind: 2, inference: 1, ..span(2, 1, 1, 5) },
     ];
-    let spans =
-        [SpanNode { inference: 0, ..span(1, 0, 0, 9) }, SpanNode { inference: 1, ..span(2, 1, 1, 5) }];
     let found = run_with(&spans, &inference, &names());
-    assert_eq!(found.tokens, Tokens { input: Some(50), output: Some(20), cached: Some(16) });
+    assert_eq!(found.tokens, Tokens { input: Some(51), output: Some(20), cached: Some(16) });
+    assert_eq!(found.unreported_calls, 0);
+    assert_eq!(run_with(&spans[..1], &inference, &names()).unreported_calls, 1);
+}
+
+/// Scenario: an engine's span with a prefill and a decode span below that repeat its counts, and a tokenizer's beside the client's
+/// call. Guarantee: one request, counted once.
+#[test]
+fn stages_repeat_what_the_request_said() {
+    let mut names = names();
+    let tokenize = names.intern("tokenize");
+    let inference = [tokens(50, 20, "r"), tokens(50, 20, ""), tokens(50, 20, "r"), tokens(48, 0, "")];
+    let spans = [
+        SpanNode { service: A, ..span(1, 0, 0, 99) },
+        SpanNode { service: A, stage: tokenize, inference: 3, ..span(2, 1, 0, 5) },
+        SpanNode { service: A, kind: 3, inference: 0, ..span(3, 1, 5, 80) },
+        SpanNode { service: B, kind: 2, stage: NameId(8), inference: 0, ..span(4, 3, 6, 70) },
+        SpanNode { service: B, stage: NameId::PREFILL, inference: 1, ..span(5, 4, 6, 10) },
+        SpanNode { service: B, stage: NameId::DECODE, inference: 2, ..span(6, 4, 16, 60) },
+    ];
+    let found = run_with(&spans, &inference, &names);
+    assert_eq!(found.tokens, Tokens { input: Some(50), output: Some(20), cached: None });
+    // Where stages alone report, theirs count.
+    let found = run_with(&spans[4..], &inference, &names);
+    assert_eq!(found.tokens, Tokens { input: Some(100), output: Some(40), cached: None });
+}
+
+/// Scenario: client and engine beside one another, joined by the request id alone; then with the suffix that an engine adds to
+/// ids of completions, two prompts in one call; then `n = 2`; then two requests that have nothing to do with each other.
+/// Guarantee: the engine's figures, each prompt once a request id, and nothing joined that is not one.
+#[test]
+fn a_request_id_joins_what_stands_apart() {
+    let client = |inference| SpanNode { service: A, kind: 3, inference, ..span(2, 1, 0, 9) };
+    let engine = |id, inference| SpanNode { service: B, kind: 2, inference, ..span(id, 1, 1, 5) };
+    let of = |inference: &[Inference]| {
+        let mut spans = vec![SpanNode { service: A, ..span(1, 0, 0, 99) }, client(0)];
+        spans.extend((1..inference.len() as u32).map(|index| engine(u64::from(index) + 2, index)));
+        run_with(&spans, inference, &names()).tokens
+    };
+    let sum = |input, output| Tokens { input: Some(input), output: Some(output), cached: None };
+    assert_eq!(of(&[tokens(50, 20, "chatcmpl-1"), tokens(51, 21, "chatcmpl-1")]), sum(51, 21));
+    let prompts = [tokens(30, 9, "cmpl-7f"), tokens(10, 4, "cmpl-7f-0"), tokens(21, 5, "cmpl-7f-1")];
+    assert_eq!(of(&prompts), sum(31, 9));
+    let twice = [tokens(10, 9, "chatcmpl-2"), tokens(10, 4, "chatcmpl-2"), tokens(10, 5, "chatcmpl-2")];
+    assert_eq!(of(&twice), sum(10, 9));
+    assert_eq!(of(&[tokens(50, 20, "chatcmpl-1"), tokens(7, 3, "chatcmpl-3")]), sum(57, 23));
+}
+
+/// Scenario: an agent's span that sums up three calls, of which one reached an engine that reports. Guarantee: the engine's figure
+/// for that call, the callers' for the others.
+#[test]
+fn a_sum_gives_way_to_its_parts() {
+    let inference = [tokens(300, 30, ""), tokens(100, 10, ""), tokens(101, 10, "")];
+    let spans = [
+        SpanNode { service: A, inference: 0, ..span(1, 0, 0, 99) },
+        SpanNode { service: A, kind: 3, inference: 1, ..span(2, 1, 0, 9) },
+        SpanNode { service: B, kind: 2, inference: 2, ..span(3, 2, 1, 5) },
+        SpanNode { service: A, kind: 3, inference: 1, ..span(4, 1, 10, 9) },
+        SpanNode { service: A, kind: 3, inference: 1, ..span(5, 1, 20, 9) },
+    ];
+    let found = run_with(&spans, &inference, &names());
+    assert_eq!(found.tokens, Tokens { input: Some(301), output: Some(30), cached: None });
+    assert_eq!(found.unreported_calls, 2);
+}
+
+/// Scenario: request ids as engines and clients write them. Guarantee: only the engine's suffix is taken off.
+#[test]
+fn request_keys_join_sequences_to_their_call() {
+    let call = |id: &str| request_key(id) & !0xff;
+    assert_eq!(call("cmpl-0af3-0"), call("cmpl-0af3"));
+    assert_eq!(call("resp_0af3_12"), call("resp_0af3"));
+    assert_ne!(request_key("cmpl-0af3-0"), request_key("cmpl-0af3-1"));
+    assert_ne!(request_key("cmpl-0af3-0"), request_key("cmpl-0af3"));
+    for (one, other) in [("chatcmpl-a-1", "chatcmpl-a"), ("cmpl-1234-5678", "cmpl-1234"), ("x-0", "x")] {
+        assert_ne!(call(one), call(other));
+    }
+    assert_ne!(call(""), 0);
+    assert_ne!(call("cmpl-é-0"), 0);
 }
 
 /// Scenario: decode nests under prefill (llm-d), no span reports a first token. Guarantee: stage times are self times,

@@ -23,7 +23,10 @@ use std::collections::BTreeMap;
 use hashbrown::HashTable;
 use infertrace_schemas::trace::{Analyzer, Inference, NONE, NameId, Names, SpanNode, TraceInput};
 
-use crate::summary::{self, Closing};
+use crate::{
+    rollup::TraceFacts,
+    summary::{self, Closing},
+};
 pub use resume::{Reported, Resume};
 use trace::{List, Phase, Trace, at, born, phased};
 
@@ -102,6 +105,8 @@ pub struct Closed {
     pub spans: u32,
     /// The encoded [`infertrace_schemas::avro::TraceSummary`].
     pub summary: Vec<u8>,
+    /// What rollups count of it; its ids are valid until [`Assembly::sweep_names`].
+    pub facts: TraceFacts,
 }
 
 /// What happened since the last look.
@@ -226,10 +231,11 @@ impl Assembly {
         self.advance(partition, timestamp_ms, out);
     }
 
-    /// One span of the record that was begun.
-    pub fn span(&mut self, partition: u32, offset: u64, span: &SpanInput, out: &mut Vec<Closed>) {
+    /// One span of the record that was begun; says whether it was new: not there already, nor part of a trace that was
+    /// reported before a restart.
+    pub fn span(&mut self, partition: u32, offset: u64, span: &SpanInput, out: &mut Vec<Closed>) -> bool {
         self.counts.spans += 1;
-        let Some(state) = self.partitions.get(&partition) else { return };
+        let Some(state) = self.partitions.get(&partition) else { return false };
         let now_ms = state.watermark_ms;
         let cut_here = if state.resume.is_done() {
             false
@@ -237,7 +243,7 @@ impl Assembly {
             let tenant = self.names.get(span.tenant);
             if state.resume.was_reported(&span.trace_id, tenant, offset) {
                 self.counts.already_reported_spans += 1;
-                return;
+                return false;
             }
             state.resume.starts_at(&span.trace_id, tenant, offset)
         };
@@ -249,7 +255,7 @@ impl Assembly {
             None => self.open(partition, offset, span),
         };
         self.latest = slot;
-        self.add(slot, offset, now_ms, span);
+        self.add(slot, offset, now_ms, span)
     }
 
     /// Last part of [`Assembly::record`]: the position moves on, and bounds are enforced.
@@ -442,14 +448,14 @@ impl Assembly {
         slot
     }
 
-    fn add(&mut self, slot: u32, offset: u64, now_ms: i64, span: &SpanInput) {
+    fn add(&mut self, slot: u32, offset: u64, now_ms: i64, span: &SpanInput) -> bool {
         let trace = self.slots[slot as usize].as_mut().expect("the slot is occupied");
         let grows =
             trace.spans.len() == trace.spans.capacity() || span.inference.is_some() || trace.spans.len() > 32;
         let before = if grows { trace.bytes() } else { 0 };
         if !trace.add(span) {
             self.counts.duplicate_spans += 1;
-            return;
+            return false;
         }
         if grows {
             self.bytes = self.bytes + trace.bytes() - before;
@@ -467,6 +473,7 @@ impl Assembly {
             trace.last_ms = now_ms;
             state.open.move_to_back(&mut self.slots, slot, phased);
         }
+        true
     }
 
     /// Reports an open trace and remembers it.
@@ -512,6 +519,17 @@ impl Assembly {
                 closed_by,
                 spans: analysis.nodes.len() as u32,
                 summary: summary::encode(self.schema_id, &closing, analysis, &trace.spans, &self.names),
+                facts: TraceFacts {
+                    tenant: trace.tenant,
+                    model: analysis.models.first().copied().unwrap_or_default(),
+                    duration_ns: analysis.duration_ns(),
+                    ttft_ns: analysis.ttft.map(|ttft| ttft.ttft_ns),
+                    ttft_queue_ns: analysis.ttft.and_then(|ttft| ttft.queue_ns),
+                    stages: analysis.stages.clone(),
+                    is_error: analysis.errors > 0,
+                    is_complete: closed_by == ClosedBy::Idle && analysis.completeness.is_complete(),
+                    unreported_calls: analysis.unreported_calls,
+                },
             });
         }
         state.open.remove(&mut self.slots, slot, phased);
