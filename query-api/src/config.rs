@@ -14,6 +14,8 @@ pub struct Config {
     pub hot: HotConfig,
     /// The Parquet lake.
     pub lake: LakeConfig,
+    /// Insights, baselines and rollups, in memory.
+    pub insights: InsightsConfig,
     /// What one client may ask for.
     pub limits: Limits,
 }
@@ -24,6 +26,7 @@ impl Default for Config {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
             hot: HotConfig::default(),
             lake: LakeConfig::default(),
+            insights: InsightsConfig::default(),
             limits: Limits::default(),
         }
     }
@@ -95,6 +98,37 @@ impl Default for LakeConfig {
     }
 }
 
+/// Insights, baselines and rollups, read back from their topics at every start.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct InsightsConfig {
+    /// Age at which insights leave, by the time of their last record.
+    pub window_ms: u64,
+    /// Memory for insights. Past it, those resolved the longest leave first, then the oldest open ones.
+    pub max_bytes: usize,
+    /// Age at which rollups leave, by the end of their window.
+    pub rollup_window_ms: u64,
+    /// Memory for rollups. Past it, the finest windows leave first, the oldest of them first.
+    pub rollup_max_bytes: usize,
+    /// Memory for baselines. Past it, those computed the longest ago leave first.
+    pub baseline_max_bytes: usize,
+    /// Bytes of records taken from the log at once.
+    pub poll_max_bytes: usize,
+}
+
+impl Default for InsightsConfig {
+    fn default() -> Self {
+        Self {
+            window_ms: 7 * 24 * 60 * 60 * 1000,
+            max_bytes: 64 << 20,
+            rollup_window_ms: 6 * 60 * 60 * 1000,
+            rollup_max_bytes: 64 << 20,
+            baseline_max_bytes: 32 << 20,
+            poll_max_bytes: 1 << 20,
+        }
+    }
+}
+
 /// What one client may ask for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -111,7 +145,7 @@ pub struct Limits {
     pub max_concurrent_searches: usize,
     /// Live streams under way; more get 503.
     pub max_streams: usize,
-    /// Traces a page of a search; a larger `limit` is lowered to it and the answer says so.
+    /// Traces a page of a search, insights or baselines a page; a larger `limit` is lowered to it and the answer says so.
     pub max_traces_per_page: usize,
     /// Spans of one trace that are answered; the rest is cut and the answer says so.
     pub max_spans_per_trace: usize,

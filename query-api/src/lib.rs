@@ -1,13 +1,14 @@
 //! The query API: one answer from the hot tier and the lake, over HTTP, with the UI.
 //!
 //! [`hot`] keeps the last minutes in memory, [`lake`] reads Parquet, [`store`] makes one of both, [`search`] and
-//! [`trace`] find and render, `http` serves. Neighbours: `schemas` (columns, lake, analysis) and `runtime` (log,
+//! [`trace`] find and render, [`insights`] holds what the processors concluded, `http` serves. Neighbours: `schemas` (columns, lake, analysis) and `runtime` (log,
 //! clock); the sinks that write the lake are met only through its files. Invariants: a span is answered once;
 //! what could not be read is named in the answer; nothing is unbounded.
 
 pub mod config;
 pub mod hot;
 mod http;
+pub mod insights;
 pub mod lake;
 pub mod metrics;
 pub mod search;
@@ -31,8 +32,9 @@ pub use http::paths;
 use crate::{
     hot::{HotTier, feed::Feed, memory::MemoryTier},
     http::{App, Tail},
+    insights::Insights,
     lake::catalog::CatalogState,
-    metrics::{HotMetrics, HttpMetrics, LakeMetrics},
+    metrics::{HotMetrics, HttpMetrics, InsightMetrics, LakeMetrics},
     store::{Lake, Store},
 };
 
@@ -74,7 +76,7 @@ pub struct LakeSource {
 
 /// What the service needs from outside.
 pub struct Deps<'a> {
-    /// The log, for the hot tier; without one only the lake is read.
+    /// The log, for the hot tier and the insights; without one only the lake is read.
     pub log: Option<Arc<dyn Log>>,
     /// The lake; without one only the hot tier is read.
     pub lake: Option<LakeSource>,
@@ -119,7 +121,7 @@ pub enum Error {
 pub struct Service {
     listener: TcpListener,
     app: Arc<App>,
-    feed: Option<Feed>,
+    feeds: Option<(Feed, insights::feed::Feed)>,
     scans: Scans,
 }
 
@@ -157,10 +159,15 @@ pub async fn build(config: Config, deps: Deps<'_>) -> Result<Service, BuildError
     let lake_metrics = LakeMetrics::register(deps.metrics);
     let http_metrics = HttpMetrics::register(deps.metrics);
     let mut hot: Option<Arc<dyn HotTier>> = None;
-    let mut feed = None;
+    let mut feeds = None;
+    let insights = Arc::new(Insights::new(config.insights.clone(), InsightMetrics::register(deps.metrics)));
     if let Some(log) = deps.log {
         let (tier, writer) = MemoryTier::new(config.hot.clone(), Arc::clone(&deps.clock), hot_metrics);
-        feed = Some(Feed::new(log, writer, Arc::clone(&deps.clock), topics::SPANS, config.hot.clone()));
+        let clock = || Arc::clone(&deps.clock);
+        feeds = Some((
+            Feed::new(Arc::clone(&log), writer, clock(), topics::SPANS, config.hot.clone()),
+            insights::feed::Feed::new(log, Arc::clone(&insights), clock(), config.insights.clone()),
+        ));
         hot = Some(tier);
     }
     let context = lake::table::session(threads, deps.lake.as_ref().map(|lake| Arc::clone(&lake.store)))?;
@@ -173,6 +180,7 @@ pub async fn build(config: Config, deps: Deps<'_>) -> Result<Service, BuildError
         searches: Semaphore::new(limits.max_concurrent_searches),
         streams: Arc::new(Semaphore::new(limits.max_streams)),
         store: Store { hot, lake, context, scans: handle },
+        insights,
         clock: deps.clock,
         readiness: deps.readiness,
         exposition: deps.exposition,
@@ -181,7 +189,7 @@ pub async fn build(config: Config, deps: Deps<'_>) -> Result<Service, BuildError
         shutdown: CancellationToken::new(),
         config,
     };
-    Ok(Service { listener, app: Arc::new(app), feed, scans: Scans(Some(scans)) })
+    Ok(Service { listener, app: Arc::new(app), feeds, scans: Scans(Some(scans)) })
 }
 
 impl Service {
@@ -198,11 +206,12 @@ impl Service {
     /// # Errors
     /// [`Error::Task`] when one of its tasks panicked.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
-        let Self { listener, app, feed, scans } = self;
+        let Self { listener, app, feeds, scans } = self;
         let stop = app.shutdown.clone();
         let mut tasks = JoinSet::new();
-        if let Some(feed) = feed {
-            tasks.spawn(feed.run(stop.clone()));
+        if let Some((spans, insights)) = feeds {
+            tasks.spawn(spans.run(stop.clone()));
+            tasks.spawn(insights.run(stop.clone()));
         }
         if let Some(hot) = app.store.hot.clone() {
             let (tail, stop) = (Arc::clone(&app), stop.clone());

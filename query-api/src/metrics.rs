@@ -44,6 +44,32 @@ impl HotMetrics {
     }
 }
 
+/// Figures of insights, baselines and rollups.
+#[derive(Clone, Debug, Default)]
+pub struct InsightMetrics {
+    pub(crate) held: Family<Label<&'static str>, Gauge>,
+    pub(crate) records: Family<[(&'static str, String); 2], Counter>,
+    pub(crate) lag: RoleLag,
+}
+
+impl InsightMetrics {
+    /// Registers them.
+    pub fn register(registry: &mut MetricsRegistry) -> Self {
+        let metrics = Self { lag: registry.consumer_lag("insights"), ..Self::default() };
+        registry.register(
+            "insights_held",
+            "In memory, by what: insights, open_insights, baselines, rollups",
+            metrics.held.clone(),
+        );
+        registry.register(
+            "insights_records",
+            "Records of insights, baselines and rollups by topic and outcome: read, stale, tombstone, poison",
+            metrics.records.clone(),
+        );
+        metrics
+    }
+}
+
 /// Figures of the lake's reader.
 #[derive(Clone, Debug, Default)]
 pub struct LakeMetrics {

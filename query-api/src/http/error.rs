@@ -51,6 +51,13 @@ impl ApiError {
         Self { partial: unread.to_vec(), ..error }
     }
 
+    /// 404: no such insight.
+    pub(crate) fn no_insight(id: &str) -> Self {
+        let shown: String = id.chars().take(128).collect();
+        let detail = format!("no insight {shown} is held; it may be older than they are kept, or never was");
+        Self::new(StatusCode::NOT_FOUND, "insight_not_found", "Insight not found", detail)
+    }
+
     /// 404: no such route.
     pub(crate) fn no_route(path: &str) -> Self {
         let detail = format!("there is nothing at {path}; see /openapi.json");

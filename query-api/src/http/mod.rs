@@ -1,10 +1,13 @@
 //! The HTTP API: routes, the guard around them and what they share.
 //!
 //! Invariants: every error is a problem document; a request holds a permit while it works and gives it back
-//! when its client leaves; nothing here waits without a time-out but the live stream.
+//! when its client leaves; nothing here waits without a time-out but the live streams.
 
+mod aggregates;
 mod assets;
 mod error;
+mod insight_stream;
+mod insights;
 mod names;
 mod operations;
 mod params;
@@ -34,11 +37,12 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use server::serve;
 pub(crate) use stream::Tail;
 
-use crate::{Readiness, config::Config, metrics::HttpMetrics, store::Store};
+use crate::{Readiness, config::Config, insights::Insights, metrics::HttpMetrics, store::Store};
 use error::ApiError;
 
-/// Where the live stream is.
-const STREAM_PATH: &str = "/api/v1/stream/traces";
+/// Where the live streams are.
+const TRACE_STREAM: &str = "/api/v1/stream/traces";
+const INSIGHT_STREAM: &str = "/api/v1/insights/stream";
 
 /// Every route and its handler.
 macro_rules! routes {
@@ -62,6 +66,11 @@ routes! {
     "/api/v1/models" => names::models,
     "/api/v1/status" => operations::status,
     "/api/v1/stream/traces" => stream::stream,
+    "/api/v1/insights" => insights::list,
+    "/api/v1/insights/stream" => insight_stream::stream,
+    "/api/v1/insights/{id}" => insights::one,
+    "/api/v1/baselines" => aggregates::baselines,
+    "/api/v1/rollups" => aggregates::rollups,
     "/healthz" => operations::healthz,
     "/readyz" => operations::readyz,
     "/metrics" => operations::metrics,
@@ -72,6 +81,7 @@ routes! {
 pub(crate) struct App {
     pub(crate) config: Config,
     pub(crate) store: Store,
+    pub(crate) insights: Arc<Insights>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) readiness: Readiness,
     pub(crate) exposition: Arc<dyn Fn() -> String + Send + Sync>,
@@ -118,7 +128,7 @@ async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Res
 
 async fn guarded(app: &App, route: &str, request: Request, next: Next) -> Response {
     // Health must be told under load too, and a stream has a limit of its own.
-    if matches!(route, "/healthz" | "/readyz" | "/metrics" | "ui" | STREAM_PATH) {
+    if matches!(route, "/healthz" | "/readyz" | "/metrics" | "ui" | TRACE_STREAM | INSIGHT_STREAM) {
         return next.run(request).await;
     }
     let Ok(_permit) = app.requests.try_acquire() else {

@@ -47,6 +47,9 @@ fn own_checks(app: &App) -> Vec<Check> {
             detail: error,
         });
     }
+    if let Some(error) = app.insights.feed_error() {
+        checks.push(Check { name: "insights".to_owned(), ok: false, required: false, detail: Some(error) });
+    }
     if let Some(lake) = &app.store.lake {
         let error = lake.catalog.last_error();
         checks.push(Check { name: "lake".to_owned(), ok: error.is_none(), required: false, detail: error });
@@ -97,6 +100,7 @@ pub(super) async fn status(
         "version": env!("CARGO_PKG_VERSION"),
         "time_unix_nano": app.clock.now_unix_nanos().to_string(),
         "tiers": tiers,
+        "insights": app.insights.status(),
         "streams": app.config.limits.max_streams - app.streams.available_permits(),
     });
     Ok(respond::json(&headers, body.to_string().into_bytes(), app.config.limits.max_response_bytes).await)

@@ -71,7 +71,8 @@ impl Params {
             .map(|(_, value)| value.as_str())
     }
 
-    fn text(&self, name: &'static str) -> Result<Option<String>, ApiError> {
+    /// A name; refused when it is too long.
+    pub(crate) fn text(&self, name: &'static str) -> Result<Option<String>, ApiError> {
         match self.get(name) {
             Some(value) if value.len() > LONGEST_NAME => {
                 Err(ApiError::bad_parameter(name, format!("longer than {LONGEST_NAME} bytes")))
@@ -92,7 +93,8 @@ impl Params {
         Ok(Some((millis * NANOS_PER_MILLI) as i64))
     }
 
-    fn time(&self, name: &'static str) -> Result<Option<i64>, ApiError> {
+    /// A time, nanoseconds since 1970.
+    pub(crate) fn time(&self, name: &'static str) -> Result<Option<i64>, ApiError> {
         self.get(name).map(|text| parse_time(text).ok_or_else(|| bad_time(name))).transpose()
     }
 
@@ -153,7 +155,7 @@ impl Params {
         }
     }
 
-    /// Traces a page, and whether more were asked for than are given.
+    /// Entries a page, and whether more were asked for than are given.
     pub(crate) fn limit(&self, limits: &Limits) -> Result<(usize, bool), ApiError> {
         let Some(text) = self.get("limit") else {
             return Ok((DEFAULT_LIMIT.min(limits.max_traces_per_page), false));

@@ -27,8 +27,8 @@ use crate::{
 };
 
 const BUFFERED_EVENTS: usize = 1_024;
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
-const RECONNECT: Duration = Duration::from_secs(2);
+pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(15);
+pub(super) const RECONNECT: Duration = Duration::from_secs(2);
 /// Spans of a trace that its live summary looks at.
 const MOST_SPANS: usize = 10_000;
 
@@ -122,9 +122,19 @@ impl Wanted {
 }
 
 /// Ends the stream's permit and gauge with the stream.
-struct Open {
+pub(super) struct Open {
     _permit: OwnedSemaphorePermit,
     metrics: HttpMetrics,
+}
+
+impl Open {
+    /// One more stream, unless there are too many.
+    pub(super) fn new(app: &App) -> Result<Self, ApiError> {
+        let permit =
+            Arc::clone(&app.streams).try_acquire_owned().map_err(|_| ApiError::busy("live streams"))?;
+        app.metrics.streams.inc();
+        Ok(Self { _permit: permit, metrics: app.metrics.clone() })
+    }
 }
 
 impl Drop for Open {
@@ -146,9 +156,7 @@ pub(super) async fn stream(
     };
     let own = |name| query.get(name).map(str::to_owned);
     let wanted = Wanted { service: own("service"), model: own("model"), status };
-    let permit = Arc::clone(&app.streams).try_acquire_owned().map_err(|_| ApiError::busy("live streams"))?;
-    app.metrics.streams.inc();
-    let open = Open { _permit: permit, metrics: app.metrics.clone() };
+    let open = Open::new(&app)?;
     let events = events(app.tail.listen(), wanted, open);
     let stopped = app.shutdown.clone().cancelled_owned();
     let first = stream::once(async { Ok(Event::default().event("ready").retry(RECONNECT).data("{}")) });

@@ -8,7 +8,7 @@ use axum::{
     response::Response,
 };
 
-use super::{App, error::ApiError, params, respond};
+use super::{App, error::ApiError, insights, params, respond};
 use crate::{
     hot::TraceId,
     lake::Problem,
@@ -44,27 +44,31 @@ pub(super) async fn trace(
     if parts.is_empty() {
         return Err(ApiError::no_trace(&hex::encode(id), &problems));
     }
-    let most_spans = app.config.limits.max_spans_per_trace;
     let spans: usize = parts.iter().map(|part| part.rows.rows.len()).sum();
     let body = if spans <= SPANS_INLINE {
-        render(id, &parts, &problems, format, most_spans)?
+        render(&app, id, &parts, &problems, format)?
     } else {
-        let work = move || render(id, &parts, &problems, format, most_spans);
+        let app = Arc::clone(&app);
+        let work = move || render(&app, id, &parts, &problems, format);
         tokio::task::spawn_blocking(work).await.map_err(|error| ApiError::internal(&error))??
     };
     Ok(respond::json(&headers, body, app.config.limits.max_response_bytes).await)
 }
 
 fn render(
+    app: &App,
     id: TraceId,
     parts: &[Part],
     problems: &[Problem],
     format: Format,
-    most_spans: usize,
 ) -> Result<Vec<u8>, ApiError> {
+    let most_spans = app.config.limits.max_spans_per_trace;
     let trace = assemble(parts, most_spans).map_err(|error| ApiError::internal(&error))?;
     let body = match format {
-        Format::Api => render::trace(&id, &trace, parts, problems),
+        Format::Api => {
+            let about = insights::about_trace(&app.insights, &id, &trace);
+            render::trace(&id, &trace, parts, problems, about)
+        }
         Format::Otlp => render::otlp(&trace, parts),
     };
     body.map_err(|error| ApiError::internal(&error))

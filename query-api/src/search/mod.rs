@@ -9,6 +9,6 @@ pub mod cursor;
 pub mod engine;
 pub mod filters;
 
-pub use cursor::Cursor;
+pub use cursor::{Cursor, CursorError};
 pub use engine::{Page, PageRequest};
 pub use filters::SpanFilters;

@@ -121,7 +121,7 @@ pub fn summary(
     out
 }
 
-/// A trace whole, as the API answers it.
+/// A trace whole, as the API answers it, with the insights that may be about it.
 ///
 /// # Errors
 /// [`ViewError`] for a batch that is not of the span schema.
@@ -130,6 +130,7 @@ pub fn trace(
     trace: &Assembled,
     parts: &[Part],
     problems: &[Problem],
+    insights: Json,
 ) -> Result<Vec<u8>, ViewError> {
     let analysis = &trace.analysis;
     let views = parts.iter().map(|part| SpanView::new(&part.rows.batch)).collect::<Result<Vec<_>, _>>()?;
@@ -170,6 +171,7 @@ pub fn trace(
     });
     head.insert("clock_shifts".to_owned(), shifts.collect());
     head.insert("cost".to_owned(), no_cost());
+    head.insert("insights".to_owned(), insights);
     head.insert("partial".to_owned(), json!(problems));
     head.insert("warnings".to_owned(), warnings(problems).into());
     head.insert("truncated".to_owned(), (trace.dropped > 0).into());

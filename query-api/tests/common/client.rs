@@ -67,13 +67,19 @@ pub async fn get(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> A
 pub struct Events {
     body: Incoming,
     buffer: String,
+    /// Id of the last event that had one, as a browser keeps it.
+    pub last_id: String,
 }
 
 pub async fn events(address: SocketAddr, path: &str) -> Events {
-    let response = send(address, "GET", path, &[]).await;
+    events_with(address, path, &[]).await
+}
+
+pub async fn events_with(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Events {
+    let response = send(address, "GET", path, headers).await;
     assert_eq!(response.status(), StatusCode::OK);
     assert_eq!(response.headers()[header::CONTENT_TYPE], "text/event-stream");
-    Events { body: response.into_body(), buffer: String::new() }
+    Events { body: response.into_body(), buffer: String::new(), last_id: String::new() }
 }
 
 impl Events {
@@ -87,6 +93,9 @@ impl Events {
                         .find_map(|line| line.strip_prefix(name))
                         .map(|value| value.trim().to_owned())
                 };
+                if let Some(id) = field("id:") {
+                    self.last_id = id;
+                }
                 let found = field("event:").zip(field("data:"));
                 self.buffer = rest.to_owned();
                 if let Some((name, data)) = found {

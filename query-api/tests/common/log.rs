@@ -1,6 +1,6 @@
-//! A log in memory, as far as a reader without a group needs one.
+//! A log in memory, as far as readers without a group need one.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -18,53 +18,76 @@ struct Partition {
     records: Vec<Record>,
 }
 
+type Topics = BTreeMap<String, Vec<Partition>>;
+
 pub struct MemoryLog {
-    partitions: Arc<Mutex<Vec<Partition>>>,
+    topics: Arc<Mutex<Topics>>,
     changed: watch::Sender<u64>,
 }
 
+/// A partition that a test or a service may name.
+fn of<'a>(topics: &'a mut Topics, topic: &str, partition: u32) -> Result<&'a mut Partition, LogError> {
+    let held = topics.get_mut(topic).and_then(|partitions| partitions.get_mut(partition as usize));
+    held.ok_or_else(|| LogError::UnknownTopicPartition(TopicPartition::new(topic, partition)))
+}
+
 impl MemoryLog {
+    /// With the spans topic alone.
     pub fn new(partitions: u32) -> Arc<Self> {
-        let partitions = (0..partitions).map(|_| Partition::default()).collect();
-        Arc::new(Self { partitions: Arc::new(Mutex::new(partitions)), changed: watch::channel(0).0 })
+        let log = Self { topics: Arc::default(), changed: watch::channel(0).0 };
+        log.add_topic(SPANS, partitions);
+        Arc::new(log)
     }
 
+    pub fn add_topic(&self, topic: &str, partitions: u32) {
+        let partitions = (0..partitions).map(|_| Partition::default()).collect();
+        self.topics.lock().insert(topic.to_owned(), partitions);
+    }
+
+    /// Appends a record of spans.
     pub fn push(&self, partition: u32, payload: Vec<u8>, time_ms: i64) -> u64 {
-        let mut partitions = self.partitions.lock();
-        let held = &mut partitions[partition as usize];
-        let offset = held.low + held.records.len() as u64;
+        self.push_to(SPANS, partition, payload, time_ms)
+    }
+
+    pub fn push_to(&self, topic: &str, partition: u32, payload: Vec<u8>, time_ms: i64) -> u64 {
+        let mut topics = self.topics.lock();
+        let held = of(&mut topics, topic, partition).unwrap();
+        let offset = held.end();
         held.records.push(Record {
-            from: TopicPartition::new(SPANS, partition),
+            from: TopicPartition::new(topic, partition),
             offset: Offset(offset),
             timestamp: Millis(time_ms),
             key: None,
             payload: Some(Bytes::from(payload)),
             headers: Vec::new(),
         });
-        drop(partitions);
+        drop(topics);
         self.changed.send_modify(|version| *version += 1);
         offset
     }
 
-    /// Removes what lies before `offset`, as retention does.
+    /// Removes spans that lie before `offset`, as retention does.
     pub fn retain_from(&self, partition: u32, offset: u64) {
-        let mut partitions = self.partitions.lock();
-        let held = &mut partitions[partition as usize];
+        let mut topics = self.topics.lock();
+        let held = of(&mut topics, SPANS, partition).unwrap();
         let gone = (offset - held.low) as usize;
         held.records.drain(..gone);
         held.low = offset;
     }
 
-    pub fn add_partition(&self) {
-        self.partitions.lock().push(Partition::default());
+    /// Ends of the partitions of `topic`; none without the topic.
+    pub fn ends(&self, topic: &str) -> Vec<u64> {
+        self.topics
+            .lock()
+            .get(topic)
+            .map(|held| held.iter().map(Partition::end).collect())
+            .unwrap_or_default()
     }
+}
 
-    pub fn records(&self, partition: u32) -> Vec<Record> {
-        self.partitions.lock()[partition as usize].records.clone()
-    }
-
-    pub fn ends(&self) -> Vec<i64> {
-        self.partitions.lock().iter().map(|held| (held.low + held.records.len() as u64) as i64).collect()
+impl Partition {
+    fn end(&self) -> u64 {
+        self.low + self.records.len() as u64
     }
 }
 
@@ -74,13 +97,14 @@ impl Log for MemoryLog {
         Ok(())
     }
 
-    async fn partitions(&self, _topic: &str) -> Result<u32, LogError> {
-        Ok(self.partitions.lock().len() as u32)
+    async fn partitions(&self, topic: &str) -> Result<u32, LogError> {
+        let unknown = || LogError::UnknownTopicPartition(TopicPartition::new(topic, 0));
+        self.topics.lock().get(topic).map(|held| held.len() as u32).ok_or_else(unknown)
     }
 
     fn append(&self, record: NewRecord) -> Result<Delivery, LogError> {
         let payload = record.payload.unwrap_or_default().to_vec();
-        let offset = self.push(record.to.partition, payload, record.timestamp.0);
+        let offset = self.push_to(&record.to.topic, record.to.partition, payload, record.timestamp.0);
         Ok(Box::pin(async move { Ok(Offset(offset)) }))
     }
 
@@ -91,20 +115,20 @@ impl Log for MemoryLog {
     async fn consumer(&self, options: ConsumerOptions) -> Result<Box<dyn Consumer>, LogError> {
         let positions = options.assign.into_iter().map(|(at, position)| (at, position.0)).collect();
         let changed = self.changed.subscribe();
-        Ok(Box::new(MemoryConsumer { partitions: Arc::clone(&self.partitions), positions, changed }))
+        Ok(Box::new(MemoryConsumer { topics: Arc::clone(&self.topics), positions, changed }))
     }
 
     async fn watermarks(&self, at: &TopicPartition) -> Result<Watermarks, LogError> {
-        let partitions = self.partitions.lock();
-        let held = &partitions[at.partition as usize];
-        Ok(Watermarks { low: NextOffset(held.low), high: NextOffset(held.low + held.records.len() as u64) })
+        let mut topics = self.topics.lock();
+        let held = of(&mut topics, &at.topic, at.partition)?;
+        Ok(Watermarks { low: NextOffset(held.low), high: NextOffset(held.end()) })
     }
 
     async fn position_at(&self, at: &TopicPartition, time: Millis) -> Result<NextOffset, LogError> {
-        let partitions = self.partitions.lock();
-        let held = &partitions[at.partition as usize];
+        let mut topics = self.topics.lock();
+        let held = of(&mut topics, &at.topic, at.partition)?;
         let first = held.records.iter().find(|record| record.timestamp >= time).map(|record| record.offset.0);
-        Ok(NextOffset(first.unwrap_or(held.low + held.records.len() as u64)))
+        Ok(NextOffset(first.unwrap_or(held.end())))
     }
 
     async fn committed(&self, _group: &str, _at: &TopicPartition) -> Result<Option<NextOffset>, LogError> {
@@ -117,18 +141,18 @@ impl Log for MemoryLog {
 }
 
 struct MemoryConsumer {
-    partitions: Arc<Mutex<Vec<Partition>>>,
+    topics: Arc<Mutex<Topics>>,
     positions: Vec<(TopicPartition, u64)>,
     changed: watch::Receiver<u64>,
 }
 
 impl MemoryConsumer {
     fn take(&mut self, max_bytes: usize) -> Result<Vec<Record>, LogError> {
-        let partitions = self.partitions.lock();
+        let mut topics = self.topics.lock();
         let mut taken = Vec::new();
         let mut bytes = 0;
         for (at, position) in &mut self.positions {
-            let held = &partitions[at.partition as usize];
+            let held = of(&mut topics, &at.topic, at.partition)?;
             if *position < held.low {
                 let (wanted, low) = (NextOffset(*position), NextOffset(held.low));
                 return Err(LogError::DataLoss { at: at.clone(), wanted, low });

@@ -9,14 +9,15 @@ pub mod spans;
 
 use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
-use infertrace_query::{Check, Config, Deps, LakeSource, build};
+use infertrace_query::{Check, Config, Deps, LakeSource, build, insights::feed::TOPICS};
 use infertrace_runtime::telemetry::MetricsRegistry;
 use infertrace_runtime::{
     clock::{Clock, ManualClock},
     log::Log,
 };
-use infertrace_schemas::lake::LakeRoot;
+use infertrace_schemas::{lake::LakeRoot, topics::SPANS};
 use object_store::ObjectStore;
+use serde_json::Value as Json;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -93,13 +94,20 @@ impl Server {
 
     /// Waits until everything in the log is visible.
     pub async fn has_read(&self, log: &log::MemoryLog) {
-        let ends = log.ends();
-        until("the hot tier has read the log", || async {
-            let status = self.get("/api/v1/status").await.json();
-            let partitions = status["tiers"]["hot"]["partitions"].as_array().cloned().unwrap_or_default();
-            ends.iter().enumerate().all(|(partition, end)| {
-                partitions.iter().any(|known| known["partition"] == partition && known["next_offset"] == *end)
+        let reached = |partitions: &Json, topic: &str| {
+            let partitions = partitions.as_array().cloned().unwrap_or_default();
+            log.ends(topic).iter().enumerate().all(|(partition, end)| {
+                partitions.iter().any(|known| {
+                    known["partition"] == partition
+                        && known["next_offset"] == *end
+                        && known["topic"].as_str().is_none_or(|known| known == topic)
+                })
             })
+        };
+        until("the service has read the log", || async {
+            let status = self.get("/api/v1/status").await.json();
+            reached(&status["tiers"]["hot"]["partitions"], SPANS)
+                && TOPICS.iter().all(|topic| reached(&status["insights"]["partitions"], topic))
         })
         .await;
     }

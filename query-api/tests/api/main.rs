@@ -1,0 +1,13 @@
+//! The API over hot spans, over a lake, over both with an overlap, and over the processors' topics.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod damage;
+mod description;
+mod insights;
+mod live;
+mod search;
+mod support;
+mod traces;
