@@ -6,6 +6,8 @@ use clap::{Args, Parser, Subcommand};
 use infertrace_runtime::telemetry::LogFormat;
 use toml::Value;
 
+use crate::commands::{audit::Audit, dlq::Dlq, topics::Topics};
+
 /// Why inference got slow or dear, and what to change.
 #[derive(Debug, Parser)]
 #[command(name = "infertrace", version = version(), propagate_version = true)]
@@ -43,6 +45,14 @@ pub(crate) enum Command {
     Sink(Flags),
     /// Answers queries and serves the UI
     Api(Flags),
+    /// Shows, creates and checks the topics
+    #[command(subcommand)]
+    Topics(Topics),
+    /// Shows records that no role could read, and sends them back
+    #[command(subcommand)]
+    Dlq(Dlq),
+    /// Compares the log with the lake, span by span; exit code 1 when they differ
+    Audit(Audit),
     /// Shows or checks the configuration
     #[command(subcommand)]
     Config(ConfigCommand),

@@ -1,6 +1,7 @@
 //! `infertrace`: parses, loads the configuration, builds the roles, waits, drains.
 
 mod cli;
+mod commands;
 mod config;
 mod demo;
 mod log_metrics;
@@ -25,7 +26,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     match run(Cli::parse().command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::from(2)
@@ -33,27 +34,28 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command) -> anyhow::Result<()> {
+fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Up { flags, no_demo } => serve(&flags, Roles::all(), !no_demo),
-        Command::Gateway(flags) => serve(&flags, Roles { gateway: true, ..Roles::default() }, false),
-        Command::Processor(flags) => serve(&flags, Roles { processor: true, ..Roles::default() }, false),
-        Command::Sink(flags) => serve(&flags, Roles { sink: true, ..Roles::default() }, false),
-        Command::Api(flags) => serve(&flags, Roles { api: true, ..Roles::default() }, false),
+        Command::Topics(command) => return commands::topics::run(&command),
+        Command::Dlq(command) => return commands::dlq::run(&command),
+        Command::Audit(args) => return commands::audit::run(&args),
+        Command::Up { flags, no_demo } => serve(&flags, Roles::all(), !no_demo)?,
+        Command::Gateway(flags) => serve(&flags, Roles { gateway: true, ..Roles::default() }, false)?,
+        Command::Processor(flags) => serve(&flags, Roles { processor: true, ..Roles::default() }, false)?,
+        Command::Sink(flags) => serve(&flags, Roles { sink: true, ..Roles::default() }, false)?,
+        Command::Api(flags) => serve(&flags, Roles { api: true, ..Roles::default() }, false)?,
         Command::Config(ConfigCommand::Print { defaults: true, .. }) => {
             print!("{}", config::DEFAULTS);
-            Ok(())
         }
         Command::Config(ConfigCommand::Print { flags, .. }) => {
             print!("{}", toml::to_string(&load(&flags)?)?);
-            Ok(())
         }
         Command::Config(ConfigCommand::Check(flags)) => {
             load(&flags)?;
             println!("the configuration is good");
-            Ok(())
         }
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn load(flags: &Flags) -> anyhow::Result<Config> {

@@ -325,7 +325,7 @@ async fn create_topics(log: &dyn Log, config: &Config) -> Result<(), LogError> {
 }
 
 /// Where credentials and endpoints of object stores come from: the environment.
-fn store_options() -> Vec<(String, String)> {
+pub(crate) fn store_options() -> Vec<(String, String)> {
     std::env::vars()
         .filter(|(name, _)| ["AWS_", "GOOGLE_", "AZURE_"].iter().any(|start| name.starts_with(start)))
         .collect()

@@ -3,6 +3,7 @@
 //! Services never depend on one another; they meet here and in `proto`.
 
 pub mod access;
+pub mod audit;
 pub mod avro;
 pub mod columns;
 pub mod dedup;
@@ -12,6 +13,7 @@ pub mod mapping;
 pub mod partition;
 pub mod reader;
 pub mod record;
+pub mod time;
 pub mod topics;
 pub mod trace;
 pub mod value;

@@ -9,6 +9,7 @@
 //! data files are never overwritten and their bytes are a function of the plan, the records and the
 //! manifests before; a range counts when its manifest exists; nothing here waits for another sink.
 
+pub mod audit;
 mod buffer;
 mod config;
 pub mod encode;

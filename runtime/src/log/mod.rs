@@ -8,6 +8,7 @@
 
 pub mod conformance;
 pub mod dead_letter;
+pub mod dead_letters;
 pub mod embedded;
 pub mod kafka;
 pub mod range;

@@ -1,0 +1,407 @@
+//! Compares the spans topic with the lake, range of offsets by range of offsets.
+//!
+//! For each manifest the records of its range are read from the log as every reader reads them (a batch whose id was
+//! seen is dropped), and its data files row by row; counts and hashes (`infertrace_schemas::audit`) must agree.
+//! Both sides are read from their bytes: a manifest's own numbers are checked, not believed.
+//!
+//! Invariants: nothing is written and no group is joined; what can no longer be compared, since the log has
+//! dropped it, is named and not counted as good; batches before the first audited range are taken from the
+//! manifests, whose lists of batch ids were compared when those ranges were audited.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use arrow::{array::RecordBatch, error::ArrowError};
+use bytes::Bytes;
+use futures::TryStreamExt as _;
+use infertrace_runtime::log::{
+    Log, LogError, NextOffset, Record, TopicPartition,
+    range::{Range, RangeReader},
+};
+use infertrace_schemas::{
+    audit::{self, Sum},
+    dedup::Dedup,
+    lake::{Id16, LakeError, LakeRoot, Manifest, parse_range_path},
+    reader::{Position, SpanReader},
+    record::{RecordError, batch_id_of},
+};
+use object_store::{ObjectStore, ObjectStoreExt as _, path::Path};
+use parquet::arrow::{ProjectionMask, arrow_reader::ParquetRecordBatchReaderBuilder};
+use serde::Serialize;
+
+const POLL_BYTES: usize = 8 << 20;
+/// Spans decoded into one batch.
+const BATCH_SPANS: usize = 8_192;
+
+/// Why an audit could not be made; a difference is a finding, not an error.
+#[derive(Debug, thiserror::Error)]
+pub enum AuditError {
+    /// The log.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The store.
+    #[error("the lake's store: {0}")]
+    Store(#[from] object_store::Error),
+    /// A manifest.
+    #[error(transparent)]
+    Lake(#[from] LakeError),
+    /// Spans of the log cannot be viewed.
+    #[error("columns of the log's spans: {0}")]
+    Columns(#[from] ArrowError),
+}
+
+/// What is compared, and how.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Spans topic.
+    pub topic: String,
+    /// First offset to audit, by partition; the range that holds it is skipped unless it starts there.
+    pub from: BTreeMap<u32, u64>,
+    /// Batch ids that count as seen, as the sink has it.
+    pub dedup_batches: usize,
+}
+
+/// One range of one partition.
+#[derive(Clone, Debug, Serialize)]
+pub struct RangeReport {
+    /// Partition.
+    pub partition: u32,
+    /// First offset.
+    pub start: u64,
+    /// One past the last.
+    pub next: u64,
+    /// Spans by the log; `None` where it no longer has the range.
+    pub log: Option<Sum>,
+    /// Spans by the data files.
+    pub lake: Sum,
+    /// Records of the range that are retries, by the log.
+    pub retries: u64,
+    /// Records that the sink could not read; they are in the dead-letter topic.
+    pub poison: u64,
+    /// What is wrong, in words.
+    pub faults: Vec<String>,
+}
+
+impl RangeReport {
+    /// Whether log and lake agree.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.faults.is_empty() && self.log.is_none_or(|log| log == self.lake)
+    }
+}
+
+/// One partition.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct PartitionReport {
+    /// Partition.
+    pub partition: u32,
+    /// Its ranges, ascending.
+    pub ranges: Vec<RangeReport>,
+    /// Offsets that the lake does not have yet.
+    pub behind: u64,
+    /// Where the next audit goes on: the end of the last clean range before any difference.
+    pub next: u64,
+    /// What is wrong with the partition as a whole.
+    pub faults: Vec<String>,
+}
+
+impl PartitionReport {
+    /// Whether everything agrees that could be compared.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.faults.is_empty() && self.ranges.iter().all(RangeReport::is_clean)
+    }
+}
+
+/// Audits every partition of the topic.
+///
+/// # Errors
+/// [`AuditError`] when something cannot be read.
+pub async fn audit(
+    log: &dyn Log,
+    store: &Arc<dyn ObjectStore>,
+    root: &LakeRoot,
+    options: &Options,
+    mut progress: impl FnMut(&PartitionReport),
+) -> Result<Vec<PartitionReport>, AuditError> {
+    let partitions = log.partitions(&options.topic).await?;
+    let mut reports = Vec::new();
+    for partition in 0..partitions {
+        let report = Auditor { log, store, root, options, partition }.partition().await?;
+        progress(&report);
+        reports.push(report);
+    }
+    Ok(reports)
+}
+
+struct Auditor<'a> {
+    log: &'a dyn Log,
+    store: &'a Arc<dyn ObjectStore>,
+    root: &'a LakeRoot,
+    options: &'a Options,
+    partition: u32,
+}
+
+/// What the log says of one range.
+#[derive(Clone, Debug, Default)]
+struct Expected {
+    sum: Sum,
+    retries: u64,
+    batch_ids: Vec<Id16>,
+    /// Records that cannot be read now, though the sink names none there.
+    poison: Vec<u64>,
+    /// Records that the sink could not read and that can be read now.
+    readable: Vec<u64>,
+}
+
+impl Auditor<'_> {
+    async fn partition(&self) -> Result<PartitionReport, AuditError> {
+        let from = self.options.from.get(&self.partition).copied().unwrap_or(0);
+        let at = TopicPartition::new(self.options.topic.as_str(), self.partition);
+        let marks = self.log.watermarks(&at).await?;
+        let manifests = self.manifests().await?;
+        let mut report =
+            PartitionReport { partition: self.partition, next: from, ..PartitionReport::default() };
+        for pair in manifests.windows(2).filter(|pair| pair[0].next != pair[1].start) {
+            let (ends, starts) = (pair[0].next, pair[1].start);
+            report.faults.push(format!("a range ends at {ends} and the one after it starts at {starts}"));
+        }
+        let end = manifests.last().map_or(from, |last| last.next);
+        report.behind = marks.high.0.saturating_sub(end.max(marks.low.0));
+        let first = manifests.partition_point(|manifest| manifest.start < from);
+        let (before, audited) = manifests.split_at(first);
+        // What retention has touched cannot be compared, nor can a retry whose first copy may be gone be told.
+        let gone = audited.partition_point(|manifest| manifest.start < marks.low.0);
+        let expected = self.read_log(&at, before, &audited[..gone], &audited[gone..]).await?;
+        for (index, manifest) in audited.iter().enumerate() {
+            let expected = index.checked_sub(gone).map(|index| &expected[index]);
+            report.ranges.push(self.range(manifest, expected).await?);
+        }
+        for range in &report.ranges {
+            if !range.is_clean() {
+                break;
+            }
+            report.next = range.next;
+        }
+        Ok(report)
+    }
+
+    /// Every manifest of the partition, ascending.
+    async fn manifests(&self) -> Result<Vec<Manifest>, AuditError> {
+        let folder = Path::from(self.root.manifests(self.partition));
+        let mut listed: Vec<(u64, Path)> = Vec::new();
+        let mut objects = self.store.list(Some(&folder));
+        while let Some(object) = objects.try_next().await? {
+            if let Some((partition, start)) = parse_range_path(object.location.as_ref())
+                && partition == self.partition
+            {
+                listed.push((start, object.location));
+            }
+        }
+        listed.sort();
+        let mut manifests = Vec::with_capacity(listed.len());
+        for (_, path) in listed {
+            let bytes = self.store.get(&path).await?.bytes().await?;
+            manifests.push(Manifest::parse(path.as_ref(), &bytes)?);
+        }
+        Ok(manifests)
+    }
+
+    /// Reads the log over `ranges`, which follow one another.
+    async fn read_log(
+        &self,
+        at: &TopicPartition,
+        before: &[Manifest],
+        gone: &[Manifest],
+        ranges: &[Manifest],
+    ) -> Result<Vec<Expected>, AuditError> {
+        let mut reading = Reading {
+            ranges,
+            expected: vec![Expected::default(); ranges.len()],
+            seen: Dedup::new(self.options.dedup_batches),
+            reader: SpanReader::new(),
+        };
+        let (Some(first), Some(last)) = (ranges.first(), ranges.last()) else { return Ok(Vec::new()) };
+        let earlier = before.iter().chain(gone).flat_map(|manifest| &manifest.batch_ids);
+        reading.seen.preload(earlier.map(|id| id.0));
+        let range = Range { at: at.clone(), from: NextOffset(first.start), end: NextOffset(last.next) };
+        let mut reader = RangeReader::open(self.log, &[range], 2 * POLL_BYTES).await?;
+        while let Some(records) = reader.next(POLL_BYTES).await? {
+            for record in &records {
+                reading.take(record)?;
+            }
+        }
+        reading.sum()?;
+        Ok(reading.expected)
+    }
+
+    async fn range(
+        &self,
+        manifest: &Manifest,
+        expected: Option<&Expected>,
+    ) -> Result<RangeReport, AuditError> {
+        let mut report = RangeReport {
+            partition: manifest.partition,
+            start: manifest.start,
+            next: manifest.next,
+            log: expected.map(|expected| expected.sum),
+            lake: Sum::default(),
+            retries: expected.map_or(manifest.duplicate_records, |expected| expected.retries),
+            poison: manifest.poison.len() as u64,
+            faults: Vec::new(),
+        };
+        for lost in &manifest.lost {
+            report.faults.push(format!(
+                "offsets {}..{} were removed by retention before the sink read them",
+                lost.from, lost.to
+            ));
+        }
+        for file in &manifest.files {
+            let path = Path::from(self.root.join(&file.path));
+            let bytes = match self.store.get(&path).await {
+                Ok(found) => found.bytes().await?,
+                Err(object_store::Error::NotFound { .. }) => {
+                    report.faults.push(format!("{path} is in the manifest and does not exist"));
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
+            let (partition, range) = (i64::from(manifest.partition), manifest.start..manifest.next);
+            let read = tokio::task::spawn_blocking(move || read_file(bytes, partition, &range)).await;
+            match read.unwrap_or_else(|panic| Err(panic.to_string())) {
+                Ok((sum, strays)) => {
+                    if sum.spans != file.rows {
+                        report
+                            .faults
+                            .push(format!("{path} has {} rows, its manifest says {}", sum.spans, file.rows));
+                    }
+                    if strays > 0 {
+                        report.faults.push(format!("{path} has {strays} rows of other records"));
+                    }
+                    report.lake += sum;
+                }
+                Err(error) => report.faults.push(format!("{path} cannot be read: {error}")),
+            }
+        }
+        if let Some(expected) = expected {
+            compare(manifest, expected, &mut report);
+        }
+        Ok(report)
+    }
+}
+
+/// Puts what differs into words.
+fn compare(manifest: &Manifest, expected: &Expected, report: &mut RangeReport) {
+    let (log, lake) = (expected.sum, report.lake);
+    if log.spans != lake.spans {
+        report.faults.push(format!("the log has {} spans, the lake has {}", log.spans, lake.spans));
+    } else if log.hash != lake.hash {
+        report.faults.push(format!("{} spans each, and they are not the same", log.spans));
+    }
+    if expected.batch_ids != manifest.batch_ids {
+        report.faults.push(format!(
+            "the log has {} new batches, the manifest lists {} or others",
+            expected.batch_ids.len(),
+            manifest.batch_ids.len()
+        ));
+    }
+    for offset in &expected.poison {
+        report.faults.push(format!("the record at {offset} cannot be read, and the sink did not say so"));
+    }
+    for offset in &expected.readable {
+        report.faults.push(format!(
+            "the record at {offset} was poison to the sink and can be read now: `infertrace dlq redrive` sends it back"
+        ));
+    }
+}
+
+/// The log's side of some ranges that follow one another.
+struct Reading<'a> {
+    ranges: &'a [Manifest],
+    expected: Vec<Expected>,
+    seen: Dedup,
+    reader: SpanReader,
+}
+
+impl Reading<'_> {
+    fn take(&mut self, record: &Record) -> Result<(), AuditError> {
+        let offset = record.offset.0;
+        let Some(index) = index_of(self.ranges, offset) else { return Ok(()) };
+        // A tombstone says nothing about spans.
+        let Some(payload) = &record.payload else { return Ok(()) };
+        let id = batch_id_of(payload);
+        if id.is_some_and(|id| self.seen.contains(&id)) {
+            self.expected[index].retries += 1;
+            return Ok(());
+        }
+        let was_poison = self.ranges[index].poison.iter().any(|poison| poison.offset == offset);
+        if was_poison {
+            // Its spans are not wanted in the lake; whether they could be read is told apart.
+            let position = Position { partition: 0, offset: 0 };
+            if SpanReader::with_capacity(0).push(payload, position).is_ok() {
+                self.expected[index].readable.push(offset);
+            }
+            return Ok(());
+        }
+        let position =
+            Position { partition: record.from.partition.cast_signed(), offset: offset.cast_signed() };
+        let pushed = match self.reader.push(payload, position) {
+            Err(RecordError::ReaderFull) => {
+                self.sum()?;
+                self.reader.push(payload, position)
+            }
+            pushed => pushed,
+        };
+        match pushed {
+            Ok(_) => {
+                if let Some(id) = id {
+                    self.seen.insert(id);
+                    self.expected[index].batch_ids.push(Id16(id));
+                }
+            }
+            Err(_) => self.expected[index].poison.push(offset),
+        }
+        if self.reader.len() >= BATCH_SPANS || self.reader.is_full() {
+            self.sum()?;
+        }
+        Ok(())
+    }
+
+    /// Adds what the reader holds to the ranges it belongs to.
+    fn sum(&mut self) -> Result<(), AuditError> {
+        let batch = self.reader.finish();
+        let (ranges, expected) = (self.ranges, &mut self.expected);
+        audit::rows(&batch, |row| {
+            if let Some(index) = index_of(ranges, row.offset.cast_unsigned()) {
+                expected[index].sum.add(row.hash);
+            }
+        })?;
+        Ok(())
+    }
+}
+
+/// The range that holds `offset`.
+fn index_of(ranges: &[Manifest], offset: u64) -> Option<usize> {
+    let index = ranges.partition_point(|manifest| manifest.start <= offset).checked_sub(1)?;
+    (offset < ranges[index].next).then_some(index)
+}
+
+/// The sum of a data file's rows, and how many of them are of other records.
+fn read_file(bytes: Bytes, partition: i64, range: &std::ops::Range<u64>) -> Result<(Sum, u64), String> {
+    let text = |error: &dyn std::fmt::Display| error.to_string();
+    let builder = ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(|error| text(&error))?;
+    let mask = ProjectionMask::columns(builder.parquet_schema(), audit::COLUMNS.iter().copied());
+    let reader =
+        builder.with_projection(mask).with_batch_size(8_192).build().map_err(|error| text(&error))?;
+    let (mut sum, mut strays) = (Sum::default(), 0);
+    for batch in reader {
+        let batch: RecordBatch = batch.map_err(|error| text(&error))?;
+        audit::rows(&batch, |row| {
+            let is_ours =
+                i64::from(row.partition) == partition && range.contains(&row.offset.cast_unsigned());
+            strays += u64::from(!is_ours);
+            sum.add(row.hash);
+        })
+        .map_err(|error| text(&error))?;
+    }
+    Ok((sum, strays))
+}
