@@ -12,13 +12,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     config::AnalystConfig,
-    merge::Windows,
+    facts::{ModelWindow, models_of},
+    merge::{Cells, Windows},
+    model::Model,
     output::Output,
-    rollup::{Key, Millis, Partial, WINDOW_MS, window_of},
+    rollup::{Key, Millis, OVERFLOW, Partial, WINDOW_MS, window_of},
 };
 
 /// Empty windows that are closed one by one; a longer hole in time is jumped over.
 const MAX_EMPTY_WINDOWS: Millis = 8_640;
+const HOUR_MS: Millis = 3_600_000;
 /// Grows when a snapshot of before cannot be read any more.
 const SNAPSHOT_VERSION: u8 = 1;
 
@@ -55,6 +58,9 @@ struct Memory {
     marks: BTreeMap<u32, Millis>,
     /// Sources that count, where they were named.
     sources: Option<Vec<u32>>,
+    models: BTreeMap<(String, String), Model>,
+    /// Models that were not analysed because there were too many.
+    left_out: u64,
 }
 
 /// See the module's words.
@@ -68,7 +74,13 @@ impl Analyst {
     /// One that has seen nothing.
     #[must_use]
     pub fn new(config: AnalystConfig) -> Self {
-        let memory = Memory { windows: Windows::new(), marks: BTreeMap::new(), sources: None };
+        let memory = Memory {
+            windows: Windows::new(),
+            marks: BTreeMap::new(),
+            sources: None,
+            models: BTreeMap::new(),
+            left_out: 0,
+        };
         Self { config, memory }
     }
 
@@ -131,8 +143,43 @@ impl Analyst {
 
     fn close(&mut self, window_ms: Millis, out: &mut Vec<Output>) {
         let config = &self.config;
-        let _seen = self.memory.windows.close(window_ms, |key| config.tells_rollup_of(key), out);
+        let view = self.memory.windows.close(window_ms, |key| config.tells_rollup_of(key), out);
+        self.analyse(window_ms, &view, out);
         out.push(Output::Closed { window_ms });
+    }
+
+    fn analyse(&mut self, window_ms: Millis, view: &Cells, out: &mut Vec<Output>) {
+        let Memory { models, left_out, .. } = &mut self.memory;
+        let windows = models_of(view);
+        for ((tenant, name), window) in &windows {
+            let of = (tenant.clone(), name.clone());
+            if window.all.requests == 0 || &**name == OVERFLOW || models.contains_key(&of) {
+                continue;
+            }
+            if models.len() < self.config.most_models {
+                models.insert(of, Model::new(tenant, name));
+            } else {
+                *left_out += 1;
+            }
+        }
+        let nothing = ModelWindow::nothing();
+        for (of, model) in models.iter_mut() {
+            model.window(&self.config, window_ms, windows.get(of).unwrap_or(&nothing), out);
+        }
+        let now_ms = window_ms + WINDOW_MS;
+        if now_ms % HOUR_MS == 0 {
+            models.retain(|_, model| model.last_ms() > now_ms - self.config.forget_ms);
+            for model in models.values_mut() {
+                model.turn_hour(now_ms - HOUR_MS, &self.config, out);
+            }
+        }
+    }
+
+    /// Windows of models that were not analysed, because there are more models than
+    /// [`AnalystConfig::most_models`].
+    #[must_use]
+    pub const fn left_out(&self) -> u64 {
+        self.memory.left_out
     }
 
     /// End of the last closed window.

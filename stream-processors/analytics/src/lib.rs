@@ -4,12 +4,20 @@
 //! order of arrival within a window.
 
 pub mod analyst;
+mod baseline;
+mod cause;
 pub mod config;
 pub mod cost;
+pub mod detect;
+mod facts;
 mod hash;
+mod lifecycle;
 mod merge;
+mod model;
 pub mod output;
+mod recommend;
 pub mod rollup;
 pub mod score;
 pub mod series;
 pub mod sketch;
+pub mod slo;

@@ -1,0 +1,124 @@
+//! Causes where there is no excess latency to cut up: failures, silence, and what a detector measured itself.
+
+use super::Contribution;
+use crate::{
+    detect::{DetectorParams, Finding, Kind, Look, binomial_tail_ln, version_contrast},
+    output::Evidence,
+};
+
+/// Weight of a finding that is its own explanation, as a share of normal latency.
+const OWN_WEIGHT: f64 = 0.1;
+/// Probability below which a device's failures are no chance.
+const CHANCE: f64 = 1e-6;
+
+/// Whether all that fires is about failing or being silent.
+pub(super) fn is_not_about_latency(active: &[&Finding]) -> bool {
+    active.iter().all(|finding| matches!(finding.kind, Kind::Errors | Kind::Silence))
+}
+
+pub(super) fn contributions(
+    look: &Look<'_>,
+    params: &DetectorParams,
+    active: &[&Finding],
+    normal: f64,
+) -> Vec<Contribution> {
+    if let Some(silence) = active.iter().find(|finding| finding.kind == Kind::Silence) {
+        return vec![of_silence(silence)];
+    }
+    if active.iter().any(|finding| finding.kind == Kind::Errors) && is_not_about_latency(active) {
+        return of_errors(look, params);
+    }
+    let Some(first) = active.iter().find(|finding| own_cause(finding.kind).is_some()) else {
+        return Vec::new();
+    };
+    let Some(cause) = own_cause(first.kind) else { return Vec::new() };
+    let seconds = (OWN_WEIGHT * normal).max(1e-3);
+    vec![Contribution { cause, seconds, explanation: words(&first.evidence) }]
+}
+
+/// Kinds that name a cause by themselves.
+const fn own_cause(kind: Kind) -> Option<&'static str> {
+    Some(match kind {
+        Kind::Version => "version",
+        Kind::Throttling | Kind::GpuIdle => "gpu",
+        Kind::Straggler => "host",
+        Kind::Cache => "cache",
+        Kind::SmallBatches => "batch",
+        Kind::Memory => "memory",
+        Kind::Traffic => "traffic",
+        Kind::Errors => "errors",
+        _ => return None,
+    })
+}
+
+fn words(evidence: &[Evidence]) -> String {
+    let one = |number: &Evidence| match number.baseline {
+        Some(usual) => {
+            format!("{} {:.3} {} instead of {usual:.3}", number.metric, number.observed, number.unit)
+        }
+        None => format!("{} {:.3} {}", number.metric, number.observed, number.unit),
+    };
+    evidence.iter().take(2).map(one).collect::<Vec<_>>().join(", ")
+}
+
+fn of_silence(finding: &Finding) -> Contribution {
+    let number =
+        |metric: &str| finding.evidence.iter().find(|one| one.metric == metric).map(|one| one.observed);
+    let expected = finding.evidence.first().and_then(|one| one.baseline).unwrap_or(0.0);
+    let calls = number("client_calls").map_or(String::new(), |calls| {
+        format!("; callers still report {calls:.0} calls in 30 s, so requests are served and the reporting is gone")
+    });
+    let explanation = format!(
+        "no request from {} for {:.0} s where about {expected:.0} were due{calls}",
+        finding.subject.service,
+        number("silent").unwrap_or(0.0)
+    );
+    Contribution { cause: "silence", seconds: 1.0, explanation }
+}
+
+/// Excess failures by what they concentrate on: a version, a device, refusals, or nothing.
+fn of_errors(look: &Look<'_>, params: &DetectorParams) -> Vec<Contribution> {
+    let recent = &look.recent;
+    let rate = recent.error_rate().unwrap_or(0.0);
+    if let Some(contrast) = version_contrast(look, &params.version)
+        && let Some(own) = contrast.own.error_rate()
+        && binomial_tail_ln(contrast.own.errors, contrast.own.requests, contrast.other_errors.max(0.005))
+            < CHANCE.ln()
+    {
+        let explanation = format!(
+            "{:.1} % of the requests of version {} fail, {:.1} % of {}'s",
+            own * 100.0,
+            contrast.newer,
+            contrast.other_errors * 100.0,
+            contrast.other
+        );
+        return vec![Contribution { cause: "version", seconds: 1.0, explanation }];
+    }
+    if let Some(explanation) = failing_device(look) {
+        return vec![Contribution { cause: "host", seconds: 1.0, explanation }];
+    }
+    let spread = match (look.devices.len(), look.versions.len()) {
+        (0 | 1, _) => String::new(),
+        (devices, _) => format!(" on all {devices} devices alike"),
+    };
+    let explanation = format!("{:.1} % of requests fail{spread}", rate * 100.0);
+    vec![Contribution { cause: "errors", seconds: 1.0, explanation }]
+}
+
+/// The device on which failures concentrate.
+fn failing_device(look: &Look<'_>) -> Option<String> {
+    let total: u64 = look.devices.values().map(|facts| facts.errors).sum();
+    let ((device, _), own) = look.devices.iter().max_by_key(|(_, facts)| facts.errors)?;
+    let peers: u64 = look.devices.values().map(|facts| facts.requests).sum::<u64>() - own.requests;
+    let peers_rate = (total - own.errors) as f64 / peers.max(1) as f64;
+    let is_alone =
+        peers > 20 && binomial_tail_ln(own.errors, own.requests, peers_rate.max(0.01)) < CHANCE.ln();
+    is_alone.then(|| {
+        format!(
+            "{:.0} of {total} failures are on device {device}: {:.0} % of its requests fail, {:.1} % of its peers'",
+            own.errors,
+            own.error_rate().unwrap_or(0.0) * 100.0,
+            peers_rate * 100.0
+        )
+    })
+}

@@ -1,0 +1,105 @@
+//! A service that served a model stopped reporting, while event time goes on.
+//!
+//! With the usual rate λ a window, k windows without a request have the probability e^(−λk) under a Poisson process;
+//! fires when λk ≥ `expected` and k ≥ `windows`. λ is a frugal running mean of windows with requests, learnt for
+//! `history` windows at least.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Finding, Kind, Look, Subject, evidence};
+use crate::rollup::{Millis, WINDOW_MS};
+
+/// Parameters.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SilenceParams {
+    /// Requests that should have come by now.
+    pub expected: f64,
+    /// Windows without any.
+    pub windows: u32,
+    /// Windows of a service before it can be missed.
+    pub history: u32,
+    /// A service silent for so long is gone, and no longer missed.
+    pub gone_ms: Millis,
+}
+
+impl Default for SilenceParams {
+    fn default() -> Self {
+        Self { expected: 20.0, windows: 3, history: 30, gone_ms: 6 * 3_600_000 }
+    }
+}
+
+/// What is remembered of a service of one model.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+struct Service {
+    usual: f64,
+    history: u32,
+    silent: u32,
+    last_ms: Millis,
+}
+
+/// The services of one model.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Services(BTreeMap<String, Service>);
+
+/// Services of one model that are remembered.
+const MOST: usize = 64;
+
+impl Services {
+    /// Takes the requests of a window by service.
+    pub(crate) fn learn(&mut self, window_ms: Millis, requests: &BTreeMap<String, u64>) {
+        for (name, count) in requests.iter().filter(|(_, count)| **count > 0) {
+            if !self.0.contains_key(name) && self.0.len() >= MOST {
+                continue;
+            }
+            let service = self.0.entry(name.clone()).or_default();
+            service.history = service.history.saturating_add(1);
+            let weight = (1.0 / f64::from(service.history)).max(0.03);
+            service.usual += (*count as f64 - service.usual) * weight;
+            service.silent = 0;
+            service.last_ms = window_ms;
+        }
+        for (name, service) in &mut self.0 {
+            if requests.get(name).is_none_or(|count| *count == 0) {
+                service.silent = service.silent.saturating_add(1);
+            }
+        }
+    }
+
+    /// Forgets services that are gone; says whether any is left.
+    pub(crate) fn forget(&mut self, before_ms: Millis) -> bool {
+        self.0.retain(|_, service| service.last_ms >= before_ms);
+        !self.0.is_empty()
+    }
+
+    /// The service with the most requests.
+    pub(crate) fn main(&self) -> Option<&str> {
+        let by_usual = self.0.iter().max_by(|(_, a), (_, b)| a.usual.total_cmp(&b.usual));
+        by_usual.map(|(name, _)| name.as_str())
+    }
+}
+
+pub(super) fn look(look: &Look<'_>, params: &SilenceParams, found: &mut Vec<Finding>) {
+    for (name, service) in &look.services.0 {
+        let expected = service.usual * f64::from(service.silent);
+        let is_known = service.history >= params.history;
+        let is_gone = look.window_ms - service.last_ms > params.gone_ms;
+        if !is_known || is_gone || service.silent < params.windows || expected < params.expected {
+            continue;
+        }
+        let silent_s = f64::from(service.silent) * WINDOW_MS as f64 * 1e-3;
+        let mut numbers = vec![
+            evidence("requests", "requests", 0.0, Some(expected), 0),
+            evidence("silent", "s", silent_s, Some(0.0), 0),
+        ];
+        let calls = look.recent.requests.max(look.recent.unreported);
+        if calls > 0 {
+            numbers.push(evidence("client_calls", "requests", calls as f64, None, calls));
+        }
+        let mut finding = Finding::new(Kind::Silence, false, numbers);
+        finding.subject = Subject { service: name.clone(), ..Subject::default() };
+        found.push(finding);
+    }
+}
