@@ -31,6 +31,15 @@ pub struct Config {
     pub max_state_bytes: usize,
     /// A trace at least this long is important as slow. Default 10,000.
     pub slow_trace_ms: i64,
+    /// Price table, a TOML file in the form of `stream-processors/analytics/prices.toml`. Empty (the default) takes
+    /// the list prices that are built in.
+    pub prices: String,
+    /// Cloud region of devices whose region no span says, such as `us-east-1`. Default empty: not known, so the least
+    /// price of the instance type is taken, as an estimate.
+    pub default_region: String,
+    /// Instance type of requests that name neither one nor a GPU, such as `p5.48xlarge`. Default empty: such requests
+    /// have no GPU cost.
+    pub default_instance_type: String,
     /// Batch ids remembered a partition, so that a client's retry is dropped. Default 4,096.
     pub dedup_batches: usize,
     /// Whether idle traces at the end of the log close as wall time passes. False for replays, which know record
@@ -66,6 +75,9 @@ impl Default for Config {
             max_traces: 2_000_000,
             max_state_bytes: 512 << 20,
             slow_trace_ms: 10_000,
+            prices: String::new(),
+            default_region: String::new(),
+            default_instance_type: String::new(),
             dedup_batches: 4_096,
             close_by_wall_clock: true,
             commit_interval_ms: 200,

@@ -141,6 +141,10 @@ fn build<'a>(
             })
             .collect(),
         omitted_groups: int(found.omitted_groups as usize),
+        cost_nano_usd: None,
+        gpu_micros: None,
+        cost_kind: Cow::Borrowed(""),
+        price_version: Cow::Borrowed(""),
         clock_shifts: found
             .clock_shifts
             .iter()

@@ -131,6 +131,10 @@ pub struct TraceSummary<'a> {
     pub ttft_measured: bool,
     pub edges: Vec<ServiceEdge<'a>>,
     pub omitted_groups: i32,
+    pub cost_nano_usd: Option<i64>,
+    pub gpu_micros: Option<i64>,
+    pub cost_kind: Cow<'a, str>,
+    pub price_version: Cow<'a, str>,
     pub clock_shifts: Vec<ClockShift<'a>>,
     pub source: SourceRange,
 }
@@ -193,6 +197,10 @@ pub fn write_trace_summary(out: &mut Vec<u8>, schema_id: u32, summary: &TraceSum
         w.long(edge.total_nanos);
     });
     w.int(summary.omitted_groups);
+    w.optional(summary.cost_nano_usd);
+    w.optional(summary.gpu_micros);
+    w.text(&summary.cost_kind);
+    w.text(&summary.price_version);
     w.array(&summary.clock_shifts, |w, shift| {
         w.text(&shift.service);
         w.long(shift.shift_nanos);

@@ -66,13 +66,13 @@ fn summary() -> impl Strategy<Value = TraceSummary<'static>> {
     let importance = prop_oneof![Just(Importance::Plain), Just(Importance::Slow), Just(Importance::Error)];
     let words = (text(), text(), text(), text());
     let numbers = (any::<[i64; 5]>(), any::<[i32; 7]>(), -1e9..1e9f64, any::<[bool; 2]>());
-    (lists(), words, numbers, any::<[Option<i64>; 6]>(), status, importance).prop_map(
+    (lists(), words, numbers, any::<[Option<i64>; 8]>(), status, importance).prop_map(
         |(lists, words, (longs, ints, parallelism, flags), options, status, importance)| TraceSummary {
             trace_id: words.0.clone(),
             version: ints[0],
             tenant: words.1,
-            root_service: words.2,
-            root_operation: words.3,
+            root_service: words.2.clone(),
+            root_operation: words.3.clone(),
             root_span_id: words.0,
             status,
             start_unix_nanos: longs[0],
@@ -96,6 +96,10 @@ fn summary() -> impl Strategy<Value = TraceSummary<'static>> {
             ttft_prefill_nanos: options[5],
             ttft_measured: flags[1],
             omitted_groups: ints[5],
+            cost_nano_usd: options[6],
+            gpu_micros: options[7],
+            cost_kind: words.3,
+            price_version: words.2,
             source: SourceRange { partition: ints[6], first_offset: longs[0], last_offset: longs[1] },
             ..lists
         },
@@ -175,6 +179,7 @@ fn example_rollup() -> Rollup {
             bin_counts: vec![1, 0, 2],
             ..Sketch::default()
         }],
+        exemplars: vec![Exemplar { trace_id: "ab".into(), duration_micros: 7, is_error: true }],
         ..Rollup::default()
     }
 }
@@ -327,4 +332,4 @@ fn embedded_ids_are_pinned() {
     assert_eq!(ids, PINNED);
 }
 
-const PINNED: [&str; 4] = ["c611f888", "bdc34986", "8b51b713", "d488fd4c"];
+const PINNED: [&str; 4] = ["eea02a4f", "c23574d0", "8b51b713", "d488fd4c"];

@@ -88,7 +88,7 @@ proptest! {
         const WINDOWS: i64 = 64;
         let start = AUTUMN - AUTUMN.rem_euclid(WINDOW_MS);
         for (price, requests) in devices {
-            let rate = Rate { nano_usd_per_hour: price, share: Share::new(part, 7).unwrap(), is_exact: true };
+            let rate = Rate { nano_usd_per_hour: price, share: Share::new(part, 7).expect("valid"), is_exact: true };
             let mut ledgers: Vec<DeviceLedger<u32>> =
                 (0..WINDOWS).map(|index| DeviceLedger::new(start + index * WINDOW_MS, WINDOW)).collect();
             let mut claimed = vec![0u64; requests.len()];

@@ -57,7 +57,7 @@ fn prices_hold_from_their_day() {
         )
     };
     let text = entry("2026-09-01", "1.5") + &entry("2026-07-01", "3") + &entry("2026-08-01", "2");
-    let pricer = Pricer::new(PriceTable::parse("a", &text).unwrap(), Defaults::default());
+    let pricer = Pricer::new(PriceTable::parse("a", &text).expect("valid"), Defaults::default());
     let day = 86_400_000;
     let find = |at| usd_per_hour(pricer.rate(&device("rack", "anywhere"), at));
     assert_eq!(find(SUMMER - 1), Some((3.0, false)));
@@ -126,7 +126,7 @@ source = "price list"
 /// rounded once, the longest pattern wins, an unknown model costs nothing that is known, a GPU decides where one is named.
 #[test]
 fn tokens_are_priced() {
-    let pricer = Pricer::new(PriceTable::parse("a", TOKENS).unwrap(), Defaults::default());
+    let pricer = Pricer::new(PriceTable::parse("a", TOKENS).expect("valid"), Defaults::default());
     let facts = RequestFacts {
         at_ms: AUTUMN,
         provider: "acme",
@@ -204,13 +204,13 @@ fn usage(model: &str, facts: RequestFacts<'_>, pricer: &Pricer) -> UsageRow {
 #[test]
 fn history_is_priced_again() {
     let old = Pricer::new(
-        PriceTable::parse("a", &format!("extend = true\n{TOKENS}")).unwrap(),
+        PriceTable::parse("a", &format!("extend = true\n{TOKENS}")).expect("valid"),
         Defaults::default(),
     );
     let cheaper = format!("extend = true\n{}", TOKENS.replace("output = 8.0", "output = 4.0"))
         + "[[gpu]]\nprovider = \"aws\"\nregion = \"us-east-1\"\ninstance_type = \"p5.48xlarge\"\ngpu = \"H100\"\n\
            gpus = 8\nper_gpu_hour = 3.44\nvalid_from = 2026-07-01\nsource = \"contract\"\n";
-    let new = Pricer::new(PriceTable::parse("b", &cheaper).unwrap(), Defaults::default());
+    let new = Pricer::new(PriceTable::parse("b", &cheaper).expect("valid"), Defaults::default());
     let on_gpu = RequestFacts {
         at_ms: AUTUMN,
         device: device("p5.48xlarge", "us-east-1"),

@@ -21,7 +21,7 @@ fn refusal(text: &str) -> String {
 /// Scenario: the table that is compiled in. Guarantee: it is valid, every entry has a source and a price.
 #[test]
 fn the_embedded_table_is_valid() {
-    let table = PriceTable::embedded().unwrap();
+    let table = PriceTable::embedded().expect("valid");
     assert_eq!(table.gpu().len(), 19);
     assert!(table.gpu().iter().all(|price| price.nano_usd_per_hour > 0 && !price.source.is_empty()));
     assert!(table.version().starts_with("2026-08-01-"), "{}", table.version());
@@ -31,7 +31,7 @@ fn the_embedded_table_is_valid() {
 /// more entry changed. Guarantee: the version stays for the former and changes for each of the latter.
 #[test]
 fn the_version_is_that_of_the_content() {
-    let version = |text: &str| PriceTable::parse("a", text).unwrap().version().to_string();
+    let version = |text: &str| PriceTable::parse("a", text).expect("valid").version().to_string();
     let second = ENTRY.replace("rack-1", "rack-2");
     let both = version(&format!("{ENTRY}{second}"));
     assert_eq!(both, version(&format!("# mine\n{second}\n\n{}", ENTRY.replace(" = ", "="))));
@@ -88,7 +88,7 @@ fn other_currencies_need_a_rate() {
     let message = refusal(&euros);
     assert!(message.contains("currency: no rate is given for \"EUR\""), "{message}");
     assert!(message.contains("give prices in USD, or add a line `EUR = "), "{message}");
-    let table = PriceTable::parse("a", &format!("rates.EUR = 1.25\n{euros}")).unwrap();
+    let table = PriceTable::parse("a", &format!("rates.EUR = 1.25\n{euros}")).expect("valid");
     assert_eq!(table.gpu()[0].nano_usd_per_hour, 2_500_000_000);
     for rate in ["EUR = 0", "EUR = -1.0", "EUR = inf", "USD = 1.1"] {
         let message = refusal(&format!("rates.{rate}\n{euros}"));
@@ -112,9 +112,9 @@ fn a_file_extends_the_embedded_table() {
         valid_from = "2026-07-01"
         source = "our contract"
     "#;
-    let (table, embedded) = (PriceTable::parse("a", text).unwrap(), PriceTable::embedded().unwrap());
+    let (table, embedded) = (PriceTable::parse("a", text).expect("valid"), PriceTable::embedded().unwrap());
     assert_eq!(table.gpu().len(), embedded.gpu().len());
     assert_ne!(table.version(), embedded.version());
-    let price = table.gpu().iter().find(|price| price.instance_type == "p5.48xlarge").unwrap();
+    let price = table.gpu().iter().find(|price| price.instance_type == "p5.48xlarge").expect("valid");
     assert_eq!((price.nano_usd_per_hour, price.source.as_str()), (4_100_000_000, "our contract"));
 }
