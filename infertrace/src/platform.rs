@@ -101,6 +101,7 @@ pub(crate) struct Platform {
     backend: Backend,
     gateway: Option<infertrace_gateway::Service>,
     processor: Option<infertrace_processors::Service>,
+    insights: Option<infertrace_processors::insights::Service>,
     delivery: Option<infertrace_processors::delivery::Service>,
     sink: Option<infertrace_sinks::Service>,
     api: Option<infertrace_query::Service>,
@@ -141,11 +142,14 @@ impl Platform {
                 infertrace_gateway::Deps { log: log.clone(), clock: clock.clone(), metrics: &mut metrics };
             gateway = Some(infertrace_gateway::build(config.gateway, deps).await?);
         }
-        let mut processor = None;
+        let (mut processor, mut insights) = (None, None);
         if roles.processor {
             let deps =
                 infertrace_processors::Deps { log: log.clone(), clock: clock.clone(), metrics: &mut metrics };
             processor = Some(infertrace_processors::build(config.processor, deps).await?);
+            let deps =
+                infertrace_processors::Deps { log: log.clone(), clock: clock.clone(), metrics: &mut metrics };
+            insights = Some(infertrace_processors::insights::build(config.insights, deps).await?);
         }
         let mut delivery = None;
         if roles.processor && !config.delivery.targets.is_empty() {
@@ -190,7 +194,7 @@ impl Platform {
         if !config.ops_addr.is_empty() {
             ops = Some((ops::bind(&config.ops_addr).await?, exposition));
         }
-        Ok(Self { backend, gateway, processor, delivery, sink, api, ops, log_name, lake })
+        Ok(Self { backend, gateway, processor, insights, delivery, sink, api, ops, log_name, lake })
     }
 
     /// Where this process's own gateway takes gRPC.
@@ -219,7 +223,7 @@ impl Platform {
         }
     }
 
-    /// Runs until `stop` or until a role fails, then drains: demo, gateway, processor, delivery and sink,
+    /// Runs until `stop` or until a role fails, then drains: demo, gateway, processor, insights, delivery and sink,
     /// API, log.
     pub(crate) async fn run(self, stop: CancellationToken, demo: Option<Demo>) -> anyhow::Result<()> {
         let log = self.backend.log();
@@ -231,6 +235,9 @@ impl Platform {
         }
         if let Some(service) = self.processor {
             start(&mut running, &ended, "processor", |stop| async move { Ok(service.run(stop).await?) });
+        }
+        if let Some(service) = self.insights {
+            start(&mut running, &ended, "insights", |stop| async move { Ok(service.run(stop).await?) });
         }
         if let Some(service) = self.delivery {
             start(&mut running, &ended, "delivery", |stop| async move { Ok(service.run(stop).await?) });

@@ -12,6 +12,7 @@ pub mod assembly;
 mod config;
 mod dead_letter;
 pub mod delivery;
+pub mod insights;
 mod metrics;
 pub mod partials;
 mod restore;
@@ -19,6 +20,7 @@ pub mod rollup;
 pub mod rows;
 mod service;
 mod summary;
+mod supervise;
 mod throttle;
 
 pub use config::Config;

@@ -4,6 +4,8 @@
 //! became unknown or another member took over ([`LogError::Ambiguous`], [`LogError::Fenced`]): then everything in
 //! memory is dropped and the next session starts from committed positions.
 
+mod pending;
+mod rollups;
 mod session;
 
 use std::{sync::Arc, time::Duration};
@@ -68,9 +70,8 @@ pub struct Service {
 /// [`BuildError::Config`].
 pub async fn build(config: Config, deps: Deps<'_>) -> Result<Service, BuildError> {
     config.check().map_err(BuildError::Config)?;
-    let instance = if config.instance_id.is_empty() { host_name() } else { config.instance_id.clone() };
     Ok(Service {
-        transactional_id: format!("{}-{instance}", config.group),
+        transactional_id: format!("{}-{}", config.group, instance_name(&config.instance_id)),
         config,
         log: deps.log,
         clock: deps.clock,
@@ -78,7 +79,11 @@ pub async fn build(config: Config, deps: Deps<'_>) -> Result<Service, BuildError
     })
 }
 
-fn host_name() -> String {
+/// `configured`, or the host's name.
+pub(crate) fn instance_name(configured: &str) -> String {
+    if !configured.is_empty() {
+        return configured.to_owned();
+    }
     let kernel = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
     let name = kernel.or_else(|| std::env::var("HOSTNAME").ok()).unwrap_or_default();
     let name = name.trim();

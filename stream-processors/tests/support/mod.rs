@@ -80,6 +80,11 @@ impl FakeLog {
             headers: vec![("sender".to_owned(), Bytes::from_static(b"test"))],
             timestamp: Millis(timestamp_ms),
         };
+        self.put_record(record);
+    }
+
+    /// Appends a record to any topic.
+    pub fn put_record(&self, record: NewRecord) {
         self.state().append(record);
         self.changed.notify_waiters();
     }
@@ -123,7 +128,11 @@ impl FakeLog {
     }
 
     pub fn committed_at(&self, group: &str, partition: u32) -> Option<u64> {
-        let at = TopicPartition::new(topics::SPANS, partition);
+        self.committed_in(topics::SPANS, group, partition)
+    }
+
+    pub fn committed_in(&self, topic: &str, group: &str, partition: u32) -> Option<u64> {
+        let at = TopicPartition::new(topic, partition);
         self.state().committed.get(&(group.to_owned(), at)).copied()
     }
 
@@ -170,6 +179,7 @@ fn fenced() -> LogError {
 struct FakeConsumer {
     log: FakeLog,
     group: Option<String>,
+    topics: Vec<Arc<str>>,
     generation: u64,
     positions: BTreeMap<TopicPartition, u64>,
     joined: bool,
@@ -234,7 +244,7 @@ impl FakeConsumer {
                 self.joined = true;
                 state.paused.clear();
                 let inputs: Vec<_> =
-                    state.partitions.keys().filter(|at| &*at.topic == topics::SPANS).cloned().collect();
+                    state.partitions.keys().filter(|at| self.topics.contains(&at.topic)).cloned().collect();
                 let assigned: Vec<_> = inputs
                     .into_iter()
                     .map(|at| {
@@ -345,9 +355,14 @@ impl Log for FakeLog {
     async fn consumer(&self, options: ConsumerOptions) -> Result<Box<dyn Consumer>, LogError> {
         let generation = self.state().generation;
         let positions = options.assign.into_iter().map(|(at, position)| (at, position.0)).collect();
-        let consumer =
-            FakeConsumer { log: self.clone(), group: options.group, generation, positions, joined: false };
-        Ok(Box::new(consumer))
+        Ok(Box::new(FakeConsumer {
+            log: self.clone(),
+            group: options.group,
+            topics: options.topics,
+            generation,
+            positions,
+            joined: false,
+        }))
     }
 
     async fn watermarks(&self, at: &TopicPartition) -> Result<Watermarks, LogError> {

@@ -1,0 +1,79 @@
+//! What the second stage says about itself.
+
+use std::sync::Arc;
+
+use infertrace_runtime::telemetry::{MetricsRegistry, RoleLag};
+use prometheus_client::metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram};
+
+use crate::metrics::ReasonLabels;
+
+#[derive(Clone, Debug)]
+pub(super) struct Metrics {
+    pub(super) lag: RoleLag,
+    pub(super) records: Counter,
+    pub(super) partials: Counter,
+    pub(super) windows: Counter,
+    outputs: Family<[(&'static str, &'static str); 1], Counter>,
+    pub(super) repeated: Counter,
+    pub(super) dead_letters: Counter,
+    pub(super) lost_records: Counter,
+    pub(super) snapshots: Counter,
+    pub(super) snapshot_bytes: Gauge,
+    restarts: Family<ReasonLabels, Counter>,
+    pub(super) commit_failures: Counter,
+    pub(super) window_delay_seconds: Histogram,
+    pub(super) transaction_seconds: Histogram,
+    pub(super) restore_seconds: Histogram,
+}
+
+impl Metrics {
+    pub(super) fn new(registry: &mut MetricsRegistry) -> Arc<Self> {
+        let seconds = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0];
+        let metrics = Self {
+            lag: registry.consumer_lag("insights"),
+            records: Counter::default(),
+            partials: Counter::default(),
+            windows: Counter::default(),
+            outputs: Family::default(),
+            repeated: Counter::default(),
+            dead_letters: Counter::default(),
+            lost_records: Counter::default(),
+            snapshots: Counter::default(),
+            snapshot_bytes: Gauge::default(),
+            restarts: Family::default(),
+            commit_failures: Counter::default(),
+            window_delay_seconds: Histogram::new(seconds),
+            transaction_seconds: Histogram::new(seconds),
+            restore_seconds: Histogram::new(seconds),
+        };
+        let m = &metrics;
+        let registry = registry.sub_registry_with_prefix("insights");
+        registry.register("records", "Records of partials read", m.records.clone());
+        registry.register("partials", "Cells merged", m.partials.clone());
+        registry.register("windows", "Windows closed", m.windows.clone());
+        registry.register("outputs", "Records made: rollup, baseline, insight", m.outputs.clone());
+        registry.register("repeated_windows", "Windows closed again after a restart", m.repeated.clone());
+        registry.register("dead_letters", "Records moved to the dead-letter topic", m.dead_letters.clone());
+        registry.register("lost_records", "Partials that retention removed unread", m.lost_records.clone());
+        registry.register("snapshots", "Snapshots written", m.snapshots.clone());
+        registry.register("snapshot_bytes", "Size of the last snapshot", m.snapshot_bytes.clone());
+        registry.register("restarts", "Restarts from committed offsets", m.restarts.clone());
+        registry.register("commit_failures", "Transactions to be tried again", m.commit_failures.clone());
+        registry.register(
+            "window_delay_seconds",
+            "From a window's end to its outputs being committed",
+            m.window_delay_seconds.clone(),
+        );
+        registry.register("transaction_seconds", "Duration of transactions", m.transaction_seconds.clone());
+        registry.register("restore_seconds", "Duration of restoring a partition", m.restore_seconds.clone());
+        Arc::new(metrics)
+    }
+
+    pub(super) fn output(&self, kind: &'static str) {
+        self.outputs.get_or_create(&[("kind", kind)]).inc();
+    }
+
+    pub(super) fn restarted(&self, reason: &'static str) {
+        self.restarts.get_or_create(&ReasonLabels { reason }).inc();
+    }
+}

@@ -1,0 +1,59 @@
+//! Sessions one after another: what holds a group membership and a transactional id is thrown away when its
+//! outcome in the log became unknown or another member took over, and the next starts from committed positions.
+
+use std::time::Duration;
+
+use infertrace_runtime::log::LogError;
+use tokio_util::sync::CancellationToken;
+
+/// Longest pause before another try.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// From joining a group to leaving it or to an unknown outcome.
+pub(crate) trait Session {
+    /// Works until `shutdown`, then commits what is ready.
+    fn run(&mut self, shutdown: &CancellationToken) -> impl Future<Output = Result<(), LogError>> + Send;
+    /// Whether anything was committed.
+    fn made_progress(&self) -> bool;
+}
+
+/// Runs sessions until `shutdown`; `restarted` is told why each but the first began.
+///
+/// # Errors
+/// When the log refuses for good; everything passing is retried.
+pub(crate) async fn supervise<S: Session, F: Future<Output = Result<S, LogError>>>(
+    name: &str,
+    first_pause: Duration,
+    shutdown: &CancellationToken,
+    mut start: impl FnMut() -> F,
+    mut restarted: impl FnMut(&'static str),
+) -> Result<(), LogError> {
+    let mut pause = first_pause;
+    while !shutdown.is_cancelled() {
+        let outcome = match start().await {
+            Ok(mut session) => {
+                let outcome = session.run(shutdown).await;
+                if session.made_progress() {
+                    pause = first_pause;
+                }
+                outcome
+            }
+            Err(error) => Err(error),
+        };
+        let Err(error) = outcome else { return Ok(()) };
+        let reason = match &error {
+            LogError::Fenced(_) => "fenced",
+            LogError::Ambiguous(_) => "ambiguous",
+            error if error.is_retriable() => "unavailable",
+            _ => return Err(error),
+        };
+        restarted(reason);
+        tracing::warn!(%error, name, reason, ?pause, "restarting from committed positions");
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = shutdown.cancelled() => {}
+        }
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+    Ok(())
+}
