@@ -20,4 +20,5 @@ pub mod rollup;
 pub mod score;
 pub mod series;
 pub mod sketch;
+pub mod stitch;
 pub mod slo;
