@@ -16,7 +16,7 @@ use crate::{
     merge::{Cells, Windows},
     model::Model,
     output::Output,
-    rollup::{Key, Millis, OVERFLOW, Partial, WINDOW_MS, window_of},
+    rollup::{Counter, Key, Millis, OVERFLOW, Partial, Shape, WINDOW_MS, window_of},
 };
 
 /// Empty windows that are closed one by one; a longer hole in time is jumped over.
@@ -150,10 +150,11 @@ impl Analyst {
 
     fn analyse(&mut self, window_ms: Millis, view: &Cells, out: &mut Vec<Output>) {
         let Memory { models, left_out, .. } = &mut self.memory;
-        let windows = models_of(view);
+        let mut windows = models_of(view);
         for ((tenant, name), window) in &windows {
             let of = (tenant.clone(), name.clone());
-            if window.all.requests == 0 || &**name == OVERFLOW || models.contains_key(&of) {
+            let is_quiet = window.all.requests == 0 && window.calls.get(Counter::Requests) == 0;
+            if is_quiet || name == OVERFLOW || models.contains_key(&of) {
                 continue;
             }
             if models.len() < self.config.most_models {
@@ -162,9 +163,9 @@ impl Analyst {
                 *left_out += 1;
             }
         }
-        let nothing = ModelWindow::nothing();
         for (of, model) in models.iter_mut() {
-            model.window(&self.config, window_ms, windows.get(of).unwrap_or(&nothing), out);
+            let window = windows.remove(of).unwrap_or_else(ModelWindow::nothing);
+            model.window(&self.config, window_ms, window, out);
         }
         let now_ms = window_ms + WINDOW_MS;
         if now_ms % HOUR_MS == 0 {
@@ -219,7 +220,7 @@ impl Analyst {
 impl AnalystConfig {
     /// Cells that every partition gets are told by one of them.
     fn tells_rollup_of(&self, key: &Key) -> bool {
-        let is_shared = key.model.is_empty() || (!key.device.is_empty() && key.service.is_empty());
+        let is_shared = key.model.is_empty() || key.shape() == Shape::Device;
         !is_shared
             || self.partitions <= 1
             || crate::hash::of_key(key) % u64::from(self.partitions) == u64::from(self.partition)

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     merge::{Cells, Merged},
-    rollup::{Cell, Counter, Exemplars, Measure, WINDOW_MS},
+    rollup::{Cell, Counter, Exemplars, Measure, Shape, WINDOW_MS},
     sketch::Sketch,
 };
 
@@ -252,27 +252,40 @@ pub(crate) struct ModelWindow {
     /// Mean self time in a trace and number of traces, by stage.
     pub(crate) stages: BTreeMap<String, Mean>,
     pub(crate) exemplars: Exemplars,
+    /// The same requests as clients report them.
+    pub(crate) calls: Cell,
+    /// Traces of calls.
+    call_exemplars: Exemplars,
+    call_services: BTreeMap<String, u64>,
+    engines: Cell,
+    refused: u64,
+    unreported: u64,
 }
 
 /// Sorts a window's cells by tenant and model, and joins devices to the models that ran on them.
 pub(crate) fn models_of(view: &Cells) -> BTreeMap<(String, String), ModelWindow> {
     let mut readings: BTreeMap<&str, Cell> = BTreeMap::new();
-    for (key, merged) in view.iter().filter(|(key, _)| !key.device.is_empty() && key.service.is_empty()) {
-        readings.entry(&key.device).or_default().merge(&merged.cell);
-    }
     let mut models: BTreeMap<(String, String), ModelWindow> = BTreeMap::new();
-    for (key, merged) in view.iter().filter(|(key, _)| !key.model.is_empty()) {
-        let is_reading = !key.device.is_empty() && key.service.is_empty();
-        if is_reading {
+    for (key, merged) in view {
+        let shape = key.shape();
+        if shape == Shape::Device || (shape == Shape::Engine && !key.device.is_empty()) {
+            readings.entry(&key.device).or_default().merge(&merged.cell);
+        }
+        if key.model.is_empty() || shape == Shape::Device {
             continue;
         }
-        let of = (key.tenant.to_string(), key.model.to_string());
-        let window = models.entry(of).or_default();
-        if key.stage.is_empty() {
-            window.add_requests(&key.version, &key.service, &key.device, merged);
-        } else {
-            let stage = window.stages.entry(key.stage.to_string()).or_default();
-            stage.pool(Mean::of(&merged.cell, Measure::SelfMicros, MICROS));
+        let window = models.entry((key.tenant.to_string(), key.model.to_string())).or_default();
+        match shape {
+            Shape::Request => window.add_requests(&key.version, &key.service, &key.device, merged),
+            Shape::Call => window.add_calls(&key.service, merged),
+            Shape::Spans => window.refused += merged.cell.get(Counter::Refused),
+            Shape::Stage => {
+                let stage = window.stages.entry(key.stage.to_string()).or_default();
+                stage.pool(Mean::of(&merged.cell, Measure::SelfMicros, MICROS));
+            }
+            Shape::Trace => window.unreported += merged.cell.get(Counter::UnreportedCalls),
+            Shape::Engine => window.engines.merge(&merged.cell),
+            Shape::Device => {}
         }
     }
     for window in models.values_mut() {
@@ -305,16 +318,38 @@ impl ModelWindow {
         }
     }
 
+    fn add_calls(&mut self, service: &str, merged: &Merged) {
+        self.calls.merge(&merged.cell);
+        self.call_exemplars.merge(&merged.exemplars);
+        *self.call_services.entry(service.to_owned()).or_default() += merged.cell.get(Counter::Requests);
+    }
+
+    /// A model of which no engine reports is known by its callers: their calls are its requests.
+    pub(crate) fn take_calls_for_requests(&mut self) {
+        self.cell = std::mem::take(&mut self.calls);
+        self.exemplars = std::mem::take(&mut self.call_exemplars);
+        self.services = std::mem::take(&mut self.call_services);
+        let (refused, unreported) = (self.all.refused, self.all.unreported);
+        self.all = Facts { refused, unreported, ..Facts::of(&self.cell) };
+    }
+
     /// Replaces what spans said of devices by the devices' own readings, where there are any.
     fn join(&mut self, readings: &BTreeMap<&str, Cell>) {
         self.all = Facts::of(&self.cell);
+        self.all.refused += self.refused;
+        self.all.unreported += self.unreported;
+        let engines = Facts::of(&self.engines);
         let mut devices = Facts::default();
         for ((device, _), facts) in &mut self.devices {
+            let spans = facts.preemptions;
             if let Some(cell) = readings.get(device.as_str()) {
-                let spans = facts.preemptions;
                 facts.add_device(cell);
                 devices.pool_readings(facts);
-                facts.preemptions = spans;
+            }
+            facts.preemptions = spans;
+            if facts.running.count == 0 {
+                // Gauges that name no device: the mean of all engines stands for each.
+                (facts.running, facts.waiting) = (engines.running, engines.waiting);
             }
         }
         for (own, device) in [
@@ -323,12 +358,16 @@ impl ModelWindow {
             (&mut self.all.clock, devices.clock),
             (&mut self.all.throttled, devices.throttled),
             (&mut self.all.celsius, devices.celsius),
-            (&mut self.all.running, devices.running),
-            (&mut self.all.waiting, devices.waiting),
+            (&mut self.all.running, if engines.running.count > 0 { engines.running } else { devices.running }),
+            (&mut self.all.waiting, if engines.waiting.count > 0 { engines.waiting } else { devices.waiting }),
         ] {
             if device.count > 0 {
                 *own = device;
             }
+        }
+        self.all.preemptions = self.all.preemptions.max(engines.preemptions);
+        if self.all.kv.count == 0 {
+            self.all.kv = engines.kv;
         }
         let mut names: Vec<&str> = self.devices.keys().map(|(device, _)| device.as_str()).collect();
         names.dedup();

@@ -19,7 +19,7 @@ use crate::{
     lifecycle::{Group, Incident, Tracks},
     output::{Baseline, Insight, Output, Severity, State},
     recommend::{self, About},
-    rollup::{Exemplar, Millis, WINDOW_MS},
+    rollup::{Counter, Exemplar, Millis, WINDOW_MS},
     slo::{Budget, Burn},
 };
 
@@ -59,6 +59,8 @@ pub(crate) struct Model {
     /// Windows in a row without a burn, by objective with an open incident.
     calm: BTreeMap<String, u32>,
     normal_traces: Vec<Exemplar>,
+    /// Whether an engine has ever reported; if none has, callers' reports are taken for requests.
+    has_engine: bool,
     /// Start of the last window with requests.
     last_ms: Millis,
 }
@@ -78,9 +80,15 @@ impl Model {
         &mut self,
         config: &AnalystConfig,
         window_ms: Millis,
-        window: &ModelWindow,
+        window: ModelWindow,
         out: &mut Vec<Output>,
     ) {
+        let mut window = window;
+        self.has_engine |= window.all.requests > 0;
+        if !self.has_engine {
+            window.take_calls_for_requests();
+        }
+        let window = &window;
         if window.all.requests > 0 {
             self.last_ms = window_ms;
         }
@@ -184,6 +192,7 @@ impl<'a> Seen<'a> {
             devices_past: self.devices,
             services: self.services,
             stages: &window.stages,
+            calls: window.calls.get(Counter::Requests),
         })
     }
 }

@@ -66,7 +66,7 @@ fn of_silence(finding: &Finding) -> Contribution {
         |metric: &str| finding.evidence.iter().find(|one| one.metric == metric).map(|one| one.observed);
     let expected = finding.evidence.first().and_then(|one| one.baseline).unwrap_or(0.0);
     let calls = number("client_calls").map_or(String::new(), |calls| {
-        format!("; callers still report {calls:.0} calls in 30 s, so requests are served and the reporting is gone")
+        format!("; callers still report {calls:.0} calls in 10 s, so requests are served and the reporting is gone")
     });
     let explanation = format!(
         "no request from {} for {:.0} s where about {expected:.0} were due{calls}",

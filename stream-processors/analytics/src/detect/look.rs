@@ -66,6 +66,8 @@ pub(crate) struct Memory<'a> {
     pub(crate) devices_past: &'a BTreeMap<String, DevicePast>,
     pub(crate) services: &'a Services,
     pub(crate) stages: &'a BTreeMap<String, Mean>,
+    /// Calls in the last window, as clients report them.
+    pub(crate) calls: u64,
 }
 
 /// See the module's words.
@@ -78,6 +80,8 @@ pub(crate) struct Look<'a> {
     pub(crate) services: &'a Services,
     /// Mean self time in a trace, by stage, of the last window.
     pub(crate) stages: &'a BTreeMap<String, Mean>,
+    /// Calls in the last window, as clients report them.
+    pub(crate) calls: u64,
     /// The last [`RECENT`] windows.
     pub(crate) recent: Facts,
     /// The last [`REMEMBERED`] windows.
@@ -89,7 +93,7 @@ pub(crate) struct Look<'a> {
 
 impl<'a> Look<'a> {
     pub(crate) fn new(of: Memory<'a>) -> Self {
-        let Memory { window_ms, past, baselines, versions_past, devices_past, services, stages } = of;
+        let Memory { window_ms, past, baselines, versions_past, devices_past, services, stages, calls } = of;
         let (mut recent, mut minute) = (Facts::default(), Facts::default());
         let (mut versions, mut devices) = (BTreeMap::new(), BTreeMap::new());
         let skipped = past.len().saturating_sub(RECENT);
@@ -113,9 +117,7 @@ impl<'a> Look<'a> {
             baselines,
             versions_past,
             devices_past,
-            services,
-            stages,
-            recent,
+            services, stages, calls, recent,
             minute,
             versions,
             devices,

@@ -94,7 +94,7 @@ pub(super) fn look(look: &Look<'_>, params: &SilenceParams, found: &mut Vec<Find
             evidence("requests", "requests", 0.0, Some(expected), 0),
             evidence("silent", "s", silent_s, Some(0.0), 0),
         ];
-        let calls = look.recent.requests.max(look.recent.unreported);
+        let calls = look.calls;
         if calls > 0 {
             numbers.push(evidence("client_calls", "requests", calls as f64, None, calls));
         }

@@ -4,5 +4,6 @@
 
 pub mod labels;
 pub mod nab;
+pub mod scenarios;
 pub mod series_file;
 pub mod timestamp;
