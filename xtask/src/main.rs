@@ -12,7 +12,8 @@ const USAGE: &str = "\
 cargo xtask up [FLAGS]      build everything, start `infertrace up FLAGS`, feed it with the load generator
 cargo xtask test [FILTER]   install what tests need, run all tests
 cargo xtask bench NAME      gateway | path | overload | reader | transcode | parquet | processor | query | log | loadgen
-cargo xtask faults NAME     ledger (5 M spans into Kafka while every role is killed twice)
+cargo xtask faults NAME     ledger (5 M spans into Kafka while every role is killed twice) | processor (20 rounds of kills,
+                            zombies, rebalances and broker deaths; what is committed equals an undisturbed run)
 cargo xtask ui              build the web UI
 cargo xtask setup           install what the tests need
 cargo xtask lint            rustfmt, clippy, cargo deny where it is installed";

@@ -39,18 +39,22 @@ pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
 
 /// The long runs, as tests with a larger scale.
 pub(crate) fn faults(arguments: &[String]) -> anyhow::Result<()> {
-    let spans = match arguments {
-        [name] if name == "ledger" => "5000000",
-        [name, spans] if name == "ledger" => spans,
-        _ => bail!("cargo xtask faults ledger [SPANS]"),
+    let (test, variable, scale) = match arguments {
+        [name] if name == "ledger" => ("ledger", "INFERTRACE_TEST_LEDGER_SPANS", "5000000"),
+        [name, spans] if name == "ledger" => ("ledger", "INFERTRACE_TEST_LEDGER_SPANS", spans.as_str()),
+        [name] if name == "processor" => ("processor_faults", "INFERTRACE_TEST_PROCESSOR_ROUNDS", "20"),
+        [name, rounds] if name == "processor" => {
+            ("processor_faults", "INFERTRACE_TEST_PROCESSOR_ROUNDS", rounds.as_str())
+        }
+        _ => bail!("cargo xtask faults ledger [SPANS] | processor [ROUNDS]"),
     };
     setup::for_tests()?;
     build::ui()?;
     build::programs()?;
     run_command(
         cargo()
-            .args(["test", "--locked", "--release", "--test", "ledger", "--", "--nocapture"])
-            .env("INFERTRACE_TEST_LEDGER_SPANS", spans),
+            .args(["test", "--locked", "--release", "--test", test, "--", "--nocapture"])
+            .env(variable, scale),
     )
 }
 

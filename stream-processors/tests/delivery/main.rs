@@ -509,3 +509,70 @@ async fn alertmanager_is_told_again_until_it_is_over() {
         assert_eq!(alerts[0]["labels"]["insight_id"], "b");
     }
 }
+
+/// Scenario: a real Alertmanager (`INFERTRACE_TEST_ALERTMANAGER` names the program) whose alerts expire after five
+/// seconds hears of an insight that stays open for longer than that, then of its end.
+/// Guarantee: it takes the requests, holds one alert that does not expire while it is open, tells its own receiver
+/// of the beginning and of the end, and holds none afterwards.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_real_alertmanager_fires_and_resolves() {
+    let Some(program) = std::env::var_os("INFERTRACE_TEST_ALERTMANAGER") else {
+        eprintln!("left out: INFERTRACE_TEST_ALERTMANAGER names no Alertmanager");
+        return;
+    };
+    let mut bench = Bench::new().await;
+    // Alertmanager compares times with its own clock.
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
+    bench.clock = ManualClock::new(i64::try_from(now.as_nanos()).expect("before 2262"));
+    let opened = i64::try_from(now.as_nanos()).expect("before 2262") - 60_000_000_000;
+    let hook = Receiver::start().await;
+    let file = bench.dir.path().join("alertmanager.yml");
+    let text = format!(
+        "global: {{resolve_timeout: 5s}}\nroute: {{receiver: hook, group_by: ['...'], group_wait: 100ms, \
+         group_interval: 200ms, repeat_interval: 1h}}\nreceivers: [{{name: hook, webhook_configs: [{{url: '{}'}}]}}]\n",
+        hook.url()
+    );
+    std::fs::write(&file, text).expect("written");
+    let address = Receiver::nobody().await;
+    let mut alertmanager = std::process::Command::new(program)
+        .arg(format!("--config.file={}", file.display()))
+        .arg(format!("--storage.path={}", bench.dir.path().join("am").display()))
+        .arg(format!("--web.listen-address={address}"))
+        .arg("--cluster.listen-address=")
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .expect("starts");
+    // It is not up yet: that, too, is a target that is down.
+    let url = format!("http://{address}");
+    let alerts = TargetConfig { kind: Kind::Alertmanager, resend_ms: 1_000, ..target("alertmanager", url) };
+    let first_start_ms = i64::MAX / 4;
+    let running = bench
+        .start_with(Config { targets: vec![alerts], open_ms: first_start_ms, first_start_ms, ..config() })
+        .await;
+    let open = Insight { opened_unix_nanos: opened, ..insight("a", 1, InsightState::Open) };
+    bench.put(&open).await;
+    let status = |received: &[receiver::Received], wanted: &str| {
+        received.iter().any(|request| request.json()["status"] == wanted)
+    };
+    let received = hook.until("it fires", |received| status(received, "firing")).await;
+    let told = &received[0].json()["alerts"][0];
+    assert_eq!(told["labels"]["alertname"], "InferTraceLatency");
+    assert_eq!(told["labels"]["model"], "llama");
+    assert_eq!(told["annotations"]["summary"], "a is slow");
+    // Twice as long as Alertmanager holds what it does not hear of again.
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert!(!status(&hook.received(), "resolved"), "{:#?}", hook.received());
+    let over = Insight {
+        state: InsightState::Resolved,
+        revision: 2,
+        resolved_unix_nanos: Some(opened + 59_000_000_000),
+        ..open
+    };
+    bench.put(&over).await;
+    hook.until("it is over", |received| status(received, "resolved")).await;
+    bench.until_committed(2).await;
+    running.stop().await;
+    alertmanager.kill().expect("ends");
+    alertmanager.wait().expect("ended");
+    assert_eq!(bench.letters().await, []);
+}

@@ -1,0 +1,236 @@
+//! What an undisturbed processor makes of the same input: the input topics, copied record by record with their
+//! offsets and times into an embedded log, and one `infertrace up` that reads them from the start.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context as _, ensure};
+use infertrace_analytics::rollup::{Cell, Exemplars, Key};
+use infertrace_processors::partials;
+use infertrace_runtime::log::{
+    Delivery, Log, NewRecord, Offset, Record, TopicPartition, TopicSpec,
+    dead_letter::Entry,
+    embedded::{Config, EmbeddedLog, Fsync},
+    range::{Range, RangeReader},
+};
+use infertrace_schemas::topics;
+use infertrace_tests::infertrace::{STOP_TIMEOUT, Setup};
+
+const INPUTS: [&str; 2] = [topics::SPANS, topics::GPU];
+/// Topics whose records must be equal, one by one.
+const RECORDS: [&str; 4] = [topics::TRACES, topics::ROLLUPS, topics::BASELINES, topics::INSIGHTS];
+const POLL_BYTES: usize = 4 << 20;
+
+/// Every committed record of a topic, partition by partition.
+pub(super) async fn read(log: &dyn Log, topic: &str) -> anyhow::Result<Vec<Record>> {
+    let mut ranges = Vec::new();
+    for partition in 0..log.partitions(topic).await? {
+        let at = TopicPartition::new(topic, partition);
+        let marks = log.watermarks(&at).await?;
+        ranges.push(Range { at, from: marks.low, end: marks.high });
+    }
+    let mut reader = RangeReader::open(log, &ranges, 2 * POLL_BYTES).await?;
+    let mut all = Vec::new();
+    while let Some(records) = reader.next(POLL_BYTES).await? {
+        all.extend(records);
+    }
+    all.sort_by(|a, b| (&a.from, a.offset).cmp(&(&b.from, b.offset)));
+    Ok(all)
+}
+
+fn open(dir: &Path) -> anyhow::Result<Arc<EmbeddedLog>> {
+    let config = Config { dir: dir.join("data"), fsync: Fsync::Never, ..Config::default() };
+    Ok(EmbeddedLog::open(config)?)
+}
+
+/// Copies the inputs; offsets must come out the same, since outputs hold them.
+async fn copy(from: &dyn Log, to: &dyn Log) -> anyhow::Result<()> {
+    for topic in INPUTS {
+        let partitions = from.partitions(topic).await?;
+        let spec =
+            TopicSpec { name: topic.into(), partitions, retention: None, compacted: false, replication: 1 };
+        to.create_topics(&[spec]).await?;
+        let mut deliveries = Vec::new();
+        for record in read(from, topic).await? {
+            let offset = record.offset;
+            let copy = NewRecord {
+                to: record.from,
+                key: record.key,
+                payload: record.payload,
+                headers: record.headers,
+                timestamp: record.timestamp,
+            };
+            deliveries.push((offset, to.append(copy)?));
+            if deliveries.len() >= 1_000 {
+                settle(&mut deliveries).await?;
+            }
+        }
+        settle(&mut deliveries).await?;
+    }
+    Ok(())
+}
+
+async fn settle(deliveries: &mut Vec<(Offset, Delivery)>) -> anyhow::Result<()> {
+    for (offset, delivery) in deliveries.drain(..) {
+        let copied = delivery.await?;
+        ensure!(copied == offset, "offset {} became {}: the topic has gaps", offset.0, copied.0);
+    }
+    Ok(())
+}
+
+/// Runs the undisturbed processor over a copy of `log`'s inputs and returns what it made of them.
+pub(super) fn run(
+    runtime: &tokio::runtime::Runtime,
+    log: &dyn Log,
+    dir: &Path,
+    variables: &[(String, String)],
+) -> anyhow::Result<Outputs> {
+    let copied = open(dir)?;
+    runtime.block_on(copy(log, copied.as_ref())).context("copying the inputs")?;
+    copied.close();
+    drop(copied);
+    let mut setup = Setup::new(dir)?;
+    setup.variables = variables.to_vec();
+    let mut up = setup.up()?;
+    let url = format!("{}/metrics", setup.addresses.api_url());
+    super::wait_caught_up("the undisturbed processor", &url, Duration::from_secs(300), || up.check_alive())?;
+    ensure!(up.terminate(STOP_TIMEOUT)?.success(), "not a clean end\n{}", up.tail());
+    let log = open(dir)?;
+    let outputs = runtime.block_on(Outputs::read(log.as_ref()));
+    log.close();
+    outputs
+}
+
+/// A record without its offset: partition, key, value.
+type Fact = (u32, Vec<u8>, Vec<u8>);
+
+/// What one source added to one key and window, whatever number of pieces it was written in.
+type CellPlace = (u32, u32, i64, i64, Key);
+
+/// What a processor made of its input, in a form that does not depend on how it was cut into transactions.
+#[derive(Debug, Default)]
+pub(super) struct Outputs {
+    records: BTreeMap<&'static str, Vec<Fact>>,
+    cells: HashMap<CellPlace, (Cell, Exemplars)>,
+    watermarks: BTreeMap<(u32, u32), i64>,
+    /// Origin and reason of each dead letter.
+    letters: Vec<(String, u64, String)>,
+}
+
+impl Outputs {
+    pub(super) async fn read(log: &dyn Log) -> anyhow::Result<Self> {
+        let mut outputs = Self::default();
+        for topic in RECORDS {
+            let fact = |record: Record| {
+                let bytes = |part: Option<bytes::Bytes>| part.map(|part| part.to_vec()).unwrap_or_default();
+                (record.from.partition, bytes(record.key), bytes(record.payload))
+            };
+            let mut facts: Vec<Fact> = read(log, topic).await?.into_iter().map(fact).collect();
+            facts.sort();
+            outputs.records.insert(topic, facts);
+        }
+        for record in read(log, topics::PARTIALS).await? {
+            outputs.add_partials(&record)?;
+        }
+        for record in read(log, topics::DLQ).await? {
+            let Entry::Letter(letter) = Entry::of(&record) else { continue };
+            let (at, offset) = letter.origin;
+            outputs.letters.push((at.to_string(), offset.0, letter.error));
+        }
+        outputs.letters.sort();
+        Ok(outputs)
+    }
+
+    fn add_partials(&mut self, record: &Record) -> anyhow::Result<()> {
+        let payload = record.payload.as_deref().context("a record of partials without a value")?;
+        let batch = partials::decode(payload)?;
+        let partition = record.from.partition;
+        for partial in batch.partials {
+            let place = (partition, batch.source, partial.window_ms, partial.seen_window_ms, partial.key);
+            let (cell, exemplars) = self.cells.entry(place).or_default();
+            cell.merge(&partial.cell);
+            exemplars.merge(&partial.exemplars);
+        }
+        if let Some(watermark) = batch.watermark_ms {
+            let known = self.watermarks.entry((partition, batch.source)).or_insert(watermark);
+            *known = watermark.max(*known);
+        }
+        Ok(())
+    }
+
+    /// Records by topic, and how many dead letters and cells.
+    pub(super) fn counts(&self) -> BTreeMap<&'static str, usize> {
+        let mut counts: BTreeMap<_, _> =
+            self.records.iter().map(|(topic, facts)| (*topic, facts.len())).collect();
+        counts.insert("cells", self.cells.len());
+        counts.insert("dead letters", self.letters.len());
+        counts
+    }
+
+    /// Fails with the first differences, unless `self` is what the oracle made.
+    pub(super) fn ensure_equal(&self, oracle: &Self) -> anyhow::Result<()> {
+        for (topic, facts) in &self.records {
+            let expected = oracle.records.get(topic).map(Vec::as_slice).unwrap_or_default();
+            let (missing, surplus) = differences(facts, expected);
+            ensure!(
+                missing.is_empty() && surplus.is_empty(),
+                "{topic}: {} records missing, {} too many or different; first missing {}, first surplus {}",
+                missing.len(),
+                surplus.len(),
+                show(missing.first()),
+                show(surplus.first()),
+            );
+        }
+        ensure!(
+            self.letters == oracle.letters,
+            "dead letters:\n{:#?}\nthe oracle's:\n{:#?}",
+            self.letters,
+            oracle.letters
+        );
+        for (place, expected) in &oracle.cells {
+            let found = self.cells.get(place);
+            ensure!(found == Some(expected), "cell {place:?}: {found:?}, the oracle has {expected:?}");
+        }
+        let surplus = self.cells.keys().find(|place| !oracle.cells.contains_key(*place));
+        ensure!(surplus.is_none(), "a cell that the oracle does not have: {surplus:?}");
+        ensure!(
+            self.watermarks == oracle.watermarks,
+            "watermarks: {:?}, the oracle's {:?}",
+            self.watermarks,
+            oracle.watermarks
+        );
+        Ok(())
+    }
+}
+
+/// What is in one sorted list and not in the other, counting repetitions.
+fn differences<'f>(found: &'f [Fact], expected: &'f [Fact]) -> (Vec<&'f Fact>, Vec<&'f Fact>) {
+    let (mut missing, mut surplus) = (Vec::new(), Vec::new());
+    let (mut left, mut right) = (found.iter().peekable(), expected.iter().peekable());
+    loop {
+        match (left.peek(), right.peek()) {
+            (None, None) => return (missing, surplus),
+            (Some(a), Some(b)) if a == b => {
+                left.next();
+                right.next();
+            }
+            (Some(a), Some(b)) if a > b => missing.extend(right.next()),
+            (None, Some(_)) => missing.extend(right.next()),
+            (Some(_), _) => surplus.extend(left.next()),
+        }
+    }
+}
+
+fn show(fact: Option<&&Fact>) -> String {
+    fact.map_or_else(
+        || "-".to_owned(),
+        |(partition, key, value)| {
+            let hex: String = value.iter().map(|byte| format!("{byte:02x}")).collect();
+            format!("partition {partition}, key {}, value {hex}", key.escape_ascii())
+        },
+    )
+}
