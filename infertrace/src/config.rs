@@ -34,6 +34,8 @@ pub(crate) struct Config {
     pub(crate) kafka: kafka::Config,
     /// The embedded log; used otherwise.
     pub(crate) embedded_log: embedded::Config,
+    /// Schema registry for the topics that others subscribe to.
+    pub(crate) schema_registry: infertrace_processors::schema_registry::Config,
     /// Ingest gateway.
     pub(crate) gateway: infertrace_gateway::Config,
     /// Trace assembly.
@@ -60,6 +62,7 @@ impl Default for Config {
             log_filter: "info".into(),
             kafka: kafka::Config::default(),
             embedded_log: embedded::Config::default(),
+            schema_registry: infertrace_processors::schema_registry::Config::default(),
             gateway: infertrace_gateway::Config::default(),
             processor: infertrace_processors::Config::default(),
             insights: infertrace_processors::insights::Config::default(),

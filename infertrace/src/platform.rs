@@ -124,6 +124,9 @@ impl Platform {
         create_topics(log.as_ref(), &config)
             .await
             .with_context(|| format!("creating topics on the {log_name}"))?;
+        if !config.schema_registry.url.is_empty() && (roles.processor || roles.api) {
+            use_registry(&config).await?;
+        }
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let registry = Arc::new(Mutex::new(telemetry::MetricsRegistry::default()));
         let exposition: Arc<dyn Fn() -> String + Send + Sync> = {
@@ -329,6 +332,13 @@ async fn create_topics(log: &dyn Log, config: &Config) -> Result<(), LogError> {
             outcome => return outcome,
         }
     }
+}
+
+/// Registers the schemas; from then on values are written and read with the ids that they got.
+pub(crate) async fn use_registry(config: &Config) -> anyhow::Result<()> {
+    let ids = infertrace_processors::schema_registry::register(&config.schema_registry).await?;
+    anyhow::ensure!(infertrace_schemas::avro::use_registered(ids), "schema ids are set once a process");
+    Ok(())
 }
 
 /// Where credentials and endpoints of object stores come from: the environment.

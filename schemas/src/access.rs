@@ -36,6 +36,8 @@ pub struct Groups<'a> {
     pub processor: &'a str,
     /// Of the second stage of the analytics.
     pub insights: &'a str,
+    /// Of the delivery of insights.
+    pub delivery: &'a str,
     /// Of the Parquet sink.
     pub sink: &'a str,
 }
@@ -80,7 +82,7 @@ pub fn all(groups: Groups<'_>) -> Vec<Access> {
                 (Write, topics::DLQ),
                 (Read, topics::DLQ),
             ],
-            &[groups.processor, groups.insights],
+            &[groups.processor, groups.insights, groups.delivery],
             &[groups.processor, groups.insights],
         ),
         role("sink", &[(Read, topics::SPANS), (Write, topics::DLQ)], &[groups.sink], &[]),
@@ -88,8 +90,8 @@ pub fn all(groups: Groups<'_>) -> Vec<Access> {
             "api",
             &[
                 (Read, topics::SPANS),
-                (Read, topics::TRACES),
                 (Read, topics::ROLLUPS),
+                (Read, topics::BASELINES),
                 (Read, topics::INSIGHTS),
             ],
             &[],
@@ -97,7 +99,14 @@ pub fn all(groups: Groups<'_>) -> Vec<Access> {
         ),
         role(
             "dlq",
-            &[(Read, topics::DLQ), (Write, topics::DLQ), (Write, topics::SPANS), (Write, topics::GPU)],
+            &[
+                (Read, topics::DLQ),
+                (Write, topics::DLQ),
+                (Write, topics::SPANS),
+                (Write, topics::GPU),
+                (Write, topics::PARTIALS),
+                (Write, topics::INSIGHTS),
+            ],
             &[],
             &[REDRIVE_ID],
         ),
@@ -161,7 +170,7 @@ mod tests {
     use super::*;
 
     fn table() -> Vec<Access> {
-        all(Groups { processor: "p", insights: "i", sink: "s" })
+        all(Groups { processor: "p", insights: "i", delivery: "d", sink: "s" })
     }
 
     /// Scenario: the table beside the topics. Guarantee: each topic has a writer and each state topic a reader;

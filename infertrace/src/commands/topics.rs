@@ -162,7 +162,8 @@ fn print_differences(specs: &[TopicSpec], found: &[Option<TopicState>]) -> usize
 fn print_rights(config: &Config, principal: &str) {
     let groups = access::Groups {
         processor: &config.processor.group,
-        insights: INSIGHTS_GROUP,
+        insights: &config.insights.group,
+        delivery: &config.delivery.group,
         sink: &config.sink.group,
     };
     println!("\n# The least rights of each role: append each line to");
@@ -177,6 +178,3 @@ fn print_rights(config: &Config, principal: &str) {
         }
     }
 }
-
-/// Group of the second stage of the analytics.
-const INSIGHTS_GROUP: &str = "infertrace-insights";

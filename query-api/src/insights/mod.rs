@@ -120,9 +120,9 @@ impl Insights {
             baselines: RwLock::new(Baselines::default()),
             changes: broadcast::channel(BUFFERED_CHANGES).0,
             state: Mutex::default(),
-            insight_ids: SchemaIds::embedded::<Insight>(),
-            rollup_ids: SchemaIds::embedded::<Rollup>(),
-            baseline_ids: SchemaIds::embedded::<Baseline>(),
+            insight_ids: SchemaIds::current::<Insight>(),
+            rollup_ids: SchemaIds::current::<Rollup>(),
+            baseline_ids: SchemaIds::current::<Baseline>(),
             config,
             metrics,
         }

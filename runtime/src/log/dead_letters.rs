@@ -9,6 +9,8 @@ use std::{
     str::FromStr,
 };
 
+use bytes::Bytes;
+
 use super::{
     Log, LogError, Millis, NewRecord, NextOffset, Offset, TopicPartition,
     dead_letter::{Entry, Letter, NotRedriven, Place},
@@ -193,7 +195,8 @@ pub async fn redrive(
     let mut counts = Redriven::default();
     let chosen = choose(log, topic, which, &mut counts).await?;
     let mut transactions = if dry_run { None } else { Some(log.transactions(transactional_id).await?) };
-    let mut seen: BTreeSet<Place> = BTreeSet::new();
+    // A delivery's letters for two targets are of one record and differ in its headers.
+    let mut seen: BTreeSet<(Place, Vec<(String, Bytes)>)> = BTreeSet::new();
     let mut outputs: Vec<NewRecord> = Vec::new();
     let (mut records, mut bytes) = (0, 0);
     for name in chosen {
@@ -209,8 +212,8 @@ pub async fn redrive(
             }
         };
         // A second role's letter for the same record: only its receipt.
-        if seen.insert(letter.origin.clone()) {
-            bytes += record.payload.as_ref().map_or(0, bytes::Bytes::len);
+        if seen.insert((letter.origin.clone(), letter.headers.clone())) {
+            bytes += record.payload.as_ref().map_or(0, Bytes::len);
             records += 1;
             outputs.push(record);
         } else {
@@ -315,8 +318,6 @@ fn printable(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-
-    use bytes::Bytes;
 
     use super::*;
     use crate::log::{

@@ -11,6 +11,7 @@
 //! resolves the writer's schema against ours and never guesses an unknown id.
 
 mod records;
+mod registered;
 mod summary;
 
 #[cfg(test)]
@@ -24,6 +25,7 @@ use serde::{Serialize, de::DeserializeOwned};
 pub use records::{
     Baseline, Cause, Evidence, Exemplar, Insight, InsightState, Recommendation, Rollup, Severity, Sketch,
 };
+pub use registered::{Subject, subjects, use_registered};
 pub use summary::{
     ClockShift, Importance, PathSegment, ServiceEdge, ServiceUse, SourceRange, SpanStatus, StageTime,
     SummaryHead, TraceSummary, read_summary_head, write_trace_summary,
@@ -80,6 +82,14 @@ impl EmbeddedSchema {
     }
 }
 
+/// A schema as a registry returns it.
+///
+/// # Errors
+/// [`AvroError::Body`] when it is none.
+pub fn parse_schema(text: &str) -> Result<Schema, AvroError> {
+    Ok(Schema::parse_str(text)?)
+}
+
 /// The schema id used where no registry is configured.
 #[must_use]
 pub fn embedded_id(schema: &Schema) -> u32 {
@@ -118,8 +128,7 @@ impl SchemaIds {
     /// Without a registry: the embedded schema under its embedded id.
     #[must_use]
     pub fn embedded<R: AvroRecord>() -> Self {
-        let own = R::schema();
-        Self { write: own.id, known: vec![(own.id, own.schema.clone())] }
+        Self::of(R::schema())
     }
 
     /// Adds a writer's schema, as a registry returned it.
@@ -130,8 +139,7 @@ impl SchemaIds {
 
     /// Writes with the id that a registry gave to the embedded schema.
     pub fn write_with<R: AvroRecord>(&mut self, id: u32) {
-        self.learn(id, R::schema().schema.clone());
-        self.write = id;
+        self.write_as(id, R::schema());
     }
 
     /// The id that values are written with.

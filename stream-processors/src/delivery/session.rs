@@ -53,7 +53,7 @@ impl<'s> Session<'s> {
         Ok(Self {
             service,
             consumer: service.log.consumer(options).await?,
-            schemas: SchemaIds::embedded::<Insight>(),
+            schemas: SchemaIds::current::<Insight>(),
             tracker: Arc::default(),
             inputs: Vec::new(),
             last_commit: Instant::now(),

@@ -36,11 +36,11 @@ pub(super) struct Partitions {
 }
 
 impl Converter {
-    pub(super) fn embedded() -> Self {
+    pub(super) fn current() -> Self {
         Self {
-            rollups: SchemaIds::embedded::<avro::Rollup>(),
-            baselines: SchemaIds::embedded::<avro::Baseline>(),
-            insights: SchemaIds::embedded::<avro::Insight>(),
+            rollups: SchemaIds::current::<avro::Rollup>(),
+            baselines: SchemaIds::current::<avro::Baseline>(),
+            insights: SchemaIds::current::<avro::Insight>(),
         }
     }
 

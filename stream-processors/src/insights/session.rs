@@ -105,7 +105,7 @@ impl Desk {
             service,
             consumer,
             transactions,
-            converter: Converter::embedded(),
+            converter: Converter::current(),
             to,
             dead_letter_partitions,
             partials_partitions,
