@@ -9,7 +9,7 @@ mod oracle;
 
 use std::{
     process::Command,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -41,6 +41,9 @@ const TRANSACTION: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(90);
 /// How far the last spans lie ahead, so that everything before them is over.
 const TAIL_MS: i64 = 120_000;
+
+/// Each scenario keeps both cores busy.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 /// What decides the outputs; the oracle runs with the same.
 const DECISIVE: [(&str, &str); 3] = [
@@ -104,14 +107,9 @@ impl Bench {
             ("INFERTRACE_KAFKA_PROPERTIES".to_owned(), r#"{ "heartbeat.interval.ms" = "1000" }"#.to_owned()),
         ]);
         let config = Config { brokers: kafka.bootstrap(), max_message_bytes: 1_040_000, ..Config::default() };
-        Ok(Self {
-            log: KafkaLog::new(config)?,
-            runtime: tokio::runtime::Runtime::new()?,
-            kafka,
-            setup,
-            dir,
-            random: StdRng::seed_from_u64(seed),
-        })
+        let (log, runtime) = (KafkaLog::new(config)?, tokio::runtime::Runtime::new()?);
+        runtime.block_on(oracle::create_topics(log.as_ref(), topics::DEFAULT_PARTITIONS))?;
+        Ok(Self { log, runtime, kafka, setup, dir, random: StdRng::seed_from_u64(seed) })
     }
 
     fn pause(&mut self, from_ms: u64, to_ms: u64) {
@@ -306,6 +304,7 @@ fn broker(bench: &mut Bench, member: &mut Member) -> anyhow::Result<()> {
 /// of the same input, each once.
 #[test]
 fn faults_change_nothing() -> anyhow::Result<()> {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let rounds = number("INFERTRACE_TEST_PROCESSOR_ROUNDS", 1)?;
     let mut bench = Bench::start()?;
     let mut gateway = bench.gateway()?;
@@ -341,6 +340,7 @@ fn faults_change_nothing() -> anyhow::Result<()> {
 /// Guarantee: it counts and names exactly what is lost, and goes on with what is left: nothing of it is missing or doubled.
 #[test]
 fn what_retention_took_is_counted() -> anyhow::Result<()> {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let mut bench = Bench::start()?;
     let mut member = Member::start(&bench.setup, "a")?;
     bench.wait_owned(&mut [&mut member])?;

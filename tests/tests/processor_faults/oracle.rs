@@ -47,13 +47,23 @@ fn open(dir: &Path) -> anyhow::Result<Arc<EmbeddedLog>> {
     Ok(EmbeddedLog::open(config)?)
 }
 
+/// All topics, as the platform creates them.
+pub(super) async fn create_topics(log: &dyn Log, partitions: u32) -> anyhow::Result<()> {
+    let spec = |topic: topics::Topic| TopicSpec {
+        name: topic.name.into(),
+        partitions: topic.partitions,
+        retention: topic.retention,
+        compacted: topic.compacted,
+        replication: 1,
+    };
+    let specs: Vec<_> = topics::all(partitions).into_iter().map(spec).collect();
+    Ok(log.create_topics(&specs).await?)
+}
+
 /// Copies the inputs; offsets must come out the same, since outputs hold them.
 async fn copy(from: &dyn Log, to: &dyn Log) -> anyhow::Result<()> {
+    create_topics(to, from.partitions(topics::SPANS).await?).await?;
     for topic in INPUTS {
-        let partitions = from.partitions(topic).await?;
-        let spec =
-            TopicSpec { name: topic.into(), partitions, retention: None, compacted: false, replication: 1 };
-        to.create_topics(&[spec]).await?;
         let mut deliveries = Vec::new();
         for record in read(from, topic).await? {
             let offset = record.offset;
