@@ -8,3 +8,4 @@ pub mod infertrace;
 pub mod kafka;
 pub mod minio;
 pub mod process;
+pub mod registry;

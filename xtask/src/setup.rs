@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use infertrace_tests::{kafka, minio, process::cache_dir};
+use infertrace_tests::{kafka, minio, process::cache_dir, registry};
 
 /// A program that must be there, and Debian's package for it.
 struct Need {
@@ -42,6 +42,8 @@ const WASM: &[Need] = &[
 
 const TESTS: &[Need] = &[
     need("java", "default-jre-headless"),
+    // Runs the Java example from its source file.
+    need("javac", "default-jdk-headless"),
     need("mvn", "maven"),
     need("python3", "python3"),
     need("chromium", "chromium"),
@@ -56,11 +58,12 @@ pub(crate) fn for_build() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What the tests need on top: Kafka, MinIO, Chromium, language SDKs.
+/// What the tests need on top: Kafka, a schema registry, MinIO, Chromium, language SDKs.
 pub(crate) fn for_tests() -> anyhow::Result<()> {
     for_build()?;
     install(TESTS)?;
     install_kafka()?;
+    install_registry()?;
     install_minio()
 }
 
@@ -113,6 +116,24 @@ fn install_kafka() -> anyhow::Result<()> {
         .arg(format!("-DoutputDirectory={}", partial.display()))
         .current_dir(crate::build::root().join("tests/kafka")))?;
     fs::rename(&partial, &jars).context("moving Kafka's jars into place")
+}
+
+fn install_registry() -> anyhow::Result<()> {
+    let folder = registry::folder();
+    if folder.is_dir() {
+        return Ok(());
+    }
+    eprintln!("setup: Apicurio Registry {} from Maven Central into {}", registry::VERSION, folder.display());
+    let partial = folder.with_extension("partial");
+    fs::create_dir_all(&partial)?;
+    run(Command::new("mvn")
+        .args(["-q", "-B", "dependency:copy-dependencies"])
+        .arg(format!("-DoutputDirectory={}", partial.display()))
+        .current_dir(crate::build::root().join("tests/registry")))?;
+    let archive = partial.join(format!("apicurio-registry-app-{}-all.tar.gz", registry::VERSION));
+    run(Command::new("tar").arg("-xzf").arg(&archive).arg("-C").arg(&partial))?;
+    fs::remove_file(&archive)?;
+    fs::rename(&partial, &folder).context("moving the schema registry into place")
 }
 
 fn install_minio() -> anyhow::Result<()> {
