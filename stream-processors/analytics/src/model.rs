@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    baseline::Baselines,
+    baseline::{Baselines, Slope},
     cause::{Parts, contributions},
     config::AnalystConfig,
     detect::{
@@ -31,6 +31,8 @@ const MOST_DEVICES: usize = 512;
 const TELL_AGAIN_MS: Millis = 300_000;
 /// An incident that comes back so soon is the same one.
 const REOPEN_MS: Millis = 180_000;
+/// Symptoms of more traffic than usual (but no surge), or of nothing that is known, pass mostly: they have to last.
+const PASSING_MS: Millis = 180_000;
 /// Excess latency, of normal, from which on an incident is a warning.
 const WARNING_EXCESS: f64 = 0.3;
 /// Words are those of windows at least so bad, of the worst.
@@ -59,6 +61,7 @@ pub(crate) struct Model {
     /// Windows in a row without a burn, by objective with an open incident.
     calm: BTreeMap<String, u32>,
     normal_traces: Vec<Exemplar>,
+    slope: Slope,
     /// Whether an engine has ever reported; if none has, callers' reports are taken for requests.
     has_engine: bool,
     /// Start of the last window with requests.
@@ -99,6 +102,7 @@ impl Model {
             versions: &self.versions,
             devices: &self.devices,
             services: &self.services,
+            slope: self.slope.get(),
         };
         let look = seen.look(window_ms, window);
         let found = detect::findings(&look, &config.detectors, &mut self.drifts);
@@ -125,6 +129,9 @@ impl Model {
         if !is_flagged {
             let learnt = learn_devices(&look, config);
             self.devices.extend(learnt);
+            if let (Some(batch), Some(pace)) = (window.all.batch.get(), detect::pace(&window.all)) {
+                self.slope.learn(batch, pace);
+            }
             self.normal_traces = normal_traces(window, &self.normal_traces);
         }
         let oldest = window_ms - REOPEN_MS;
@@ -180,6 +187,7 @@ struct Seen<'a> {
     versions: &'a BTreeMap<String, VersionPast>,
     devices: &'a BTreeMap<String, DevicePast>,
     services: &'a Services,
+    slope: f64,
 }
 
 impl<'a> Seen<'a> {
@@ -193,6 +201,7 @@ impl<'a> Seen<'a> {
             services: self.services,
             stages: &window.stages,
             calls: window.calls.get(Counter::Requests),
+            slope: self.slope,
         })
     }
 }
@@ -278,7 +287,11 @@ impl Telling<'_> {
         let excess = Parts::of(self.look).excess();
         let requests = self.look.recent.requests;
         let incident = &mut self.incidents[at];
-        incident.ledger.add(&contributed, requests);
+        // A queue that shrinks is the rest of what was explained when it grew, and so is what is half as bad.
+        let is_rest = self.look.is_draining() || excess < 0.5 * incident.worst;
+        if incident.ledger.is_empty() || group != Group::Performance || !is_rest {
+            incident.ledger.add(&contributed, requests);
+        }
         let members = incident.members.len();
         let is_as_bad = excess >= AS_BAD * incident.worst || incident.group != Group::Performance;
         incident.worst = incident.worst.max(excess);
@@ -329,17 +342,16 @@ impl Telling<'_> {
     ) -> Option<usize> {
         let (kind, subject, _) = active.first()?;
         let first_ms = active.iter().map(|(.., first_ms)| *first_ms).min()?;
+        let heaviest = contributed.iter().max_by(|a, b| a.seconds.total_cmp(&b.seconds)).map(|one| one.cause);
         let is_symptom = matches!(kind, Kind::Latency | Kind::Ttft | Kind::Tpot | Kind::Queue);
-        let seen_for = (self.now_ms - WINDOW_MS - first_ms) / WINDOW_MS + 1;
-        if is_symptom && seen_for <= Millis::from(kind.opens_after()) {
-            // One window more often shows what it is a symptom of.
+        let seen_ms = self.now_ms - WINDOW_MS - first_ms;
+        if is_symptom && heaviest.is_none_or(|cause| cause == "traffic") && seen_ms < PASSING_MS {
             return None;
         }
         if self.config.is_muted(self.tenant, self.model, kind.name(), self.now_ms) {
             return None;
         }
         let group = Group::of(*kind);
-        let heaviest = contributed.iter().max_by(|a, b| a.seconds.total_cmp(&b.seconds)).map(|one| one.cause);
         let again = self.incidents.iter().position(|one| {
             one.group == group
                 && one.kind != Kind::Slo

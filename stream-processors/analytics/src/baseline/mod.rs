@@ -8,12 +8,16 @@
 mod metric;
 mod robust;
 mod season;
+mod slope;
 
 use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::metric::{Metric, Scale, is_engine_stage};
+pub(crate) use self::{
+    metric::{Metric, Scale, is_engine_stage},
+    slope::Slope,
+};
 use self::{
     robust::{Level, Recent},
     season::{Season, hour_of_week},
@@ -147,6 +151,12 @@ impl Baselines {
     pub(crate) fn normal(&self, metric: Metric, at_ms: Millis) -> Option<f64> {
         let (recent, _) = self.levels(metric, at_ms)?;
         Some(metric.unscaled(recent.median))
+    }
+
+    /// The usual spread of a metric in the last hour, in standard deviations of its scale.
+    pub(crate) fn spread(&self, metric: Metric) -> f64 {
+        let level = self.series.get(metric as usize).map(|series| series.recent.level());
+        level.map_or(0.0, |level| level.sigma(metric.floor()))
     }
 
     /// Mean of a share over the last hour: for what is rare, where the median is 0.

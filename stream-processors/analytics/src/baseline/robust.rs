@@ -25,7 +25,12 @@ pub(crate) struct Level {
 impl Level {
     /// Standard deviations from the median; no spread is taken to be less than `floor`.
     pub(crate) fn z(self, value: f64, floor: f64) -> f64 {
-        (value - self.median) / (self.mad * MAD_TO_SIGMA).max(floor)
+        (value - self.median) / self.sigma(floor)
+    }
+
+    /// The standard deviation, at least `floor`.
+    pub(crate) fn sigma(self, floor: f64) -> f64 {
+        (self.mad * MAD_TO_SIGMA).max(floor)
     }
 }
 
@@ -42,7 +47,7 @@ impl Recent {
     pub(crate) fn push(&mut self, value: f64, flagged: bool, floor: f64) {
         let mut value = value;
         if flagged && self.values.len() >= super::COLD_WINDOWS {
-            let reach = CLIP * (self.level.mad * MAD_TO_SIGMA).max(floor);
+            let reach = CLIP * self.level.sigma(floor);
             value = value.clamp(self.level.median - reach, self.level.median + reach);
         }
         if self.values.len() == REMEMBERED {

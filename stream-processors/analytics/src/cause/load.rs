@@ -17,7 +17,10 @@ const REACHABLE_FILL: f64 = 0.9;
 /// KV cache usage above which empty seats are the memory's doing.
 const KV_FULL: f64 = 0.88;
 
-/// Ratio of arrivals to normal, with words.
+/// Standard deviations of its own ups and downs below which traffic explains nothing.
+const USUAL_DEVIATIONS: f64 = 1.5;
+
+/// Growth of arrivals beyond their usual ups and downs, as a logarithm, with words.
 pub(super) fn arrivals(look: &Look<'_>) -> Option<(f64, String)> {
     let rate = look.arrival_rate();
     let usual = look.normal(Metric::RequestRate)?;
@@ -26,7 +29,9 @@ pub(super) fn arrivals(look: &Look<'_>) -> Option<(f64, String)> {
         "{rate:.1} requests arrive a second instead of {usual:.1}{}",
         if refused > 0 { format!(", {refused} were refused in 30 s") } else { String::new() }
     );
-    Some((rate / usual.max(0.05), words))
+    let beyond =
+        (rate / usual.max(0.05)).ln() - USUAL_DEVIATIONS * look.baselines.spread(Metric::RequestRate);
+    (beyond > 0.1).then_some((beyond, words))
 }
 
 /// More prompt tokens to compute a request: as logarithms, by cause.
@@ -64,16 +69,16 @@ pub(super) fn of_prefill(look: &Look<'_>) -> Vec<Driver> {
     let mut all: Vec<Driver> =
         drivers.map(|(cause, ln, explanation)| Driver { cause, ln, explanation }).collect();
     // A chunk of prefill waits for its turn among more others.
-    if let Some((ratio, explanation)) = arrivals(look).filter(|(ratio, _)| *ratio >= 1.5) {
-        all.push(Driver { cause: "traffic", ln: ratio.ln(), explanation });
+    if let Some((ln, explanation)) = arrivals(look) {
+        all.push(Driver { cause: "traffic", ln, explanation });
     }
     all
 }
 
 pub(super) fn of_queue(look: &Look<'_>) -> Vec<Driver> {
     let mut all = Vec::new();
-    if let Some((ratio, explanation)) = arrivals(look).filter(|(ratio, _)| *ratio >= 1.2) {
-        all.push(Driver { cause: "traffic", ln: ratio.ln(), explanation });
+    if let Some((ln, explanation)) = arrivals(look) {
+        all.push(Driver { cause: "traffic", ln, explanation });
     }
     for (cause, ln, explanation) in prompt_work(look) {
         all.push(Driver { cause, ln: ln * PROMPT_WORK, explanation });
@@ -82,12 +87,14 @@ pub(super) fn of_queue(look: &Look<'_>) -> Vec<Driver> {
     all
 }
 
-/// Seats that stay empty while requests wait.
+/// Seats that stay empty while requests wait. A scheduler that runs clearly more than usual does admit: what waits then
+/// waits for the step under way.
 fn seats(look: &Look<'_>) -> Option<Driver> {
     let recent = &look.recent;
     let (fill, batch) = (recent.fill.get()?, recent.batch.get()?);
     let waiting = recent.backlog();
-    if waiting < 1.0 || fill >= 0.7 * REACHABLE_FILL || fill <= 0.0 {
+    let grew = look.normal(Metric::Batch).is_some_and(|usual| batch >= 1.5 * usual);
+    if waiting < 2.0 || fill >= 0.7 * REACHABLE_FILL || fill <= 0.0 || grew {
         return None;
     }
     let seats = batch / fill;

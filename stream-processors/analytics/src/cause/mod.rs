@@ -100,6 +100,13 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
+    /// Whether nothing is explained yet.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.causes.is_empty()
+    }
+}
+
+impl Ledger {
     /// Adds what explains one more window.
     pub(crate) fn add(&mut self, contributions: &[Contribution], requests: u64) {
         let mut of_window: BTreeMap<&str, (f64, f64, &str)> = BTreeMap::new();

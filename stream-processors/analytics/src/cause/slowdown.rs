@@ -3,8 +3,9 @@
 //! The factor to explain is E = ln(time per token ÷ normal), of prefill time per computed token where nothing is
 //! generated. Clock: ln(normal clock ÷ clock). Gaps: ln(normal busy share ÷ busy share) while sequences are in flight.
 //! Version and device: ln(mean of all ÷ mean of the others) in the same windows. Interference: a step that also
-//! computes prompts takes longer, and so does one with more sequences. What is left of E though GPUs are busy at full
-//! clocks is charged to the host: something that this data does not name slows every step.
+//! computes prompts takes longer, and so does one with more sequences, by a slope learnt from quiet windows. What is left
+//! of E beyond its usual ups and downs, though GPUs are busy at full clocks, is charged to the host: something that this
+//! data does not name slows every step.
 
 use super::Driver;
 use crate::{
@@ -14,13 +15,10 @@ use crate::{
 
 /// How much of a factor of computed prompt tokens shows in the time per token.
 const PROMPT_ELASTICITY: f64 = 0.6;
-/// How much of a factor of sequences in a batch shows in the time per token: decoding is bound by memory bandwidth, so
-/// a step grows much slower than its batch.
-const BATCH_ELASTICITY: f64 = 0.35;
 /// A rest below this is the usual up and down.
 const LEAST_REST: f64 = 0.12;
-/// Least ratio of arrivals that counts as more traffic.
-const MORE_TRAFFIC: f64 = 1.25;
+/// Standard deviations of its own ups and downs that a rest may have without a cause.
+const USUAL_DEVIATIONS: f64 = 1.5;
 
 fn excess(look: &Look<'_>) -> Option<f64> {
     let recent = &look.recent;
@@ -53,8 +51,12 @@ pub(super) fn drivers(look: &Look<'_>, params: &DetectorParams) -> Vec<Driver> {
     for (cause, ln, words) in interference(look) {
         explained.take(cause, ln, words);
     }
+    // What is slow keeps more sequences in flight (Little's law), and those slow it further: no cause of its own.
+    explained.rest -= look.slope * batch_growth(look).ln();
     let rest = explained.rest;
-    if rest >= LEAST_REST && rest >= 0.2 * excess {
+    let usual = USUAL_DEVIATIONS * look.baselines.spread(Metric::TpotMean);
+    let least = if explained.drivers.is_empty() { 0.0 } else { 0.35 * excess };
+    if rest >= (LEAST_REST + usual).max(least) {
         let busy = look
             .recent
             .busy
@@ -128,7 +130,10 @@ fn version(look: &Look<'_>, params: &DetectorParams) -> Option<(f64, String)> {
         other * 1e3,
         contrast.share * 100.0
     );
-    Some(((contrast.share * own / other + 1.0 - contrast.share).ln(), words))
+    // Slow requests end later, so early on their number says less than the devices they run on.
+    let on_newer = look.devices.keys().filter(|(_, version)| *version == contrast.newer).count();
+    let share = contrast.share.max(on_newer as f64 / look.devices.len().max(1) as f64);
+    Some(((share * own / other + 1.0 - share).ln(), words))
 }
 
 fn device(look: &Look<'_>, params: &DetectorParams) -> Option<(f64, String)> {
@@ -152,19 +157,22 @@ fn device(look: &Look<'_>, params: &DetectorParams) -> Option<(f64, String)> {
     Some((((share * factor + 1.0 - share).ln()).max(0.5 * factor.ln()), words))
 }
 
+/// Sequences in a batch, times normal; at least 1.
+fn batch_growth(look: &Look<'_>) -> f64 {
+    look.recent
+        .batch
+        .get()
+        .zip(look.normal(Metric::Batch))
+        .map_or(1.0, |(now, usual)| (now / usual.max(1.0)).max(1.0))
+}
+
 fn interference(look: &Look<'_>) -> Vec<(&'static str, f64, String)> {
     let mut all = Vec::new();
     for (cause, ln, words) in super::load::prompt_work(look) {
         all.push((cause, ln * PROMPT_ELASTICITY, words));
     }
-    if let Some((ratio, words)) = super::load::arrivals(look).filter(|(ratio, _)| *ratio >= MORE_TRAFFIC) {
-        let batch = look
-            .recent
-            .batch
-            .get()
-            .zip(look.normal(Metric::Batch))
-            .map_or(ratio, |(now, usual)| now / usual.max(1.0));
-        all.push(("traffic", BATCH_ELASTICITY * batch.max(1.0).ln(), words));
+    if let Some((ln, words)) = super::load::arrivals(look) {
+        all.push(("traffic", (look.slope * batch_growth(look).ln()).max(ln), words));
     }
     all
 }

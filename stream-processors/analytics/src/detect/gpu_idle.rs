@@ -30,12 +30,13 @@ impl Default for GpuIdleParams {
 
 pub(super) fn look(look: &Look<'_>, params: &GpuIdleParams, found: &mut Vec<Finding>) {
     let mut idle = Vec::new();
-    for ((device, _), facts) in &look.devices {
+    let Some(last) = look.past.back() else { return };
+    for ((device, _), facts) in &last.devices {
         let Some(busy) = facts.busy.get() else { continue };
         let waiting = facts.waiting.get().or(facts.depth.get()).unwrap_or(0.0);
         let running = facts.running.get().unwrap_or(0.0);
         if busy < params.holds && (waiting >= params.backlog || running >= params.running) {
-            idle.push((*device, busy, waiting, running));
+            idle.push((device.as_str(), busy, waiting, running));
         }
     }
     let Some(&(device, ..)) = idle.first() else { return };

@@ -33,7 +33,9 @@ pub(super) fn look(look: &Look<'_>, params: &LatencyParams, found: &mut Vec<Find
     }
     let Some(p99) = look.latency(0.99) else { return };
     let Some(shift) = look.compare(Metric::LatencyP99, p99) else { return };
-    if shift.ratio() < params.holds {
+    // The minute's tail is that of its worst window; what goes on shows in the windows themselves.
+    let lasts = look.now(Metric::LatencyP99).is_some_and(|window| window >= params.holds * shift.normal);
+    if shift.ratio() < params.holds || !lasts {
         return;
     }
     let numbers = vec![evidence("latency_p99", "s", p99, Some(shift.normal), look.minute.requests)];

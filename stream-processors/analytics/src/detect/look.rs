@@ -24,7 +24,7 @@ pub(crate) struct Past {
     values: Vec<f32>,
     durations: Sketch,
     versions: BTreeMap<String, Facts>,
-    devices: BTreeMap<(String, String), Facts>,
+    pub(crate) devices: BTreeMap<(String, String), Facts>,
 }
 
 impl Past {
@@ -68,6 +68,8 @@ pub(crate) struct Memory<'a> {
     pub(crate) stages: &'a BTreeMap<String, Mean>,
     /// Calls in the last window, as clients report them.
     pub(crate) calls: u64,
+    /// Of ln(pace) on ln(batch).
+    pub(crate) slope: f64,
 }
 
 /// See the module's words.
@@ -82,6 +84,8 @@ pub(crate) struct Look<'a> {
     pub(crate) stages: &'a BTreeMap<String, Mean>,
     /// Calls in the last window, as clients report them.
     pub(crate) calls: u64,
+    /// Of ln(pace) on ln(batch).
+    pub(crate) slope: f64,
     /// The last [`RECENT`] windows.
     pub(crate) recent: Facts,
     /// The last [`REMEMBERED`] windows.
@@ -93,7 +97,17 @@ pub(crate) struct Look<'a> {
 
 impl<'a> Look<'a> {
     pub(crate) fn new(of: Memory<'a>) -> Self {
-        let Memory { window_ms, past, baselines, versions_past, devices_past, services, stages, calls } = of;
+        let Memory {
+            window_ms,
+            past,
+            baselines,
+            versions_past,
+            devices_past,
+            services,
+            stages,
+            calls,
+            slope,
+        } = of;
         let (mut recent, mut minute) = (Facts::default(), Facts::default());
         let (mut versions, mut devices) = (BTreeMap::new(), BTreeMap::new());
         let skipped = past.len().saturating_sub(RECENT);
@@ -117,7 +131,11 @@ impl<'a> Look<'a> {
             baselines,
             versions_past,
             devices_past,
-            services, stages, calls, recent,
+            services,
+            stages,
+            calls,
+            slope,
+            recent,
             minute,
             versions,
             devices,
@@ -178,6 +196,13 @@ impl<'a> Look<'a> {
         }
         let growth = (known[0] - known[RECENT]) / (RECENT as f64 * WINDOW_MS as f64 * 1e-3);
         (ended + growth).max(0.0)
+    }
+
+    /// Whether fewer requests wait than some windows ago: what waits now came earlier.
+    pub(crate) fn is_draining(&self) -> bool {
+        let recent: Vec<f64> = self.past.iter().rev().take(RECENT).map(|past| past.facts.backlog()).collect();
+        let (Some(now), Some(before)) = (recent.first(), recent.last()) else { return false };
+        recent.len() == RECENT && *now < 0.97 * before - 0.5
     }
 
     /// The service that serves the model.

@@ -32,7 +32,7 @@ pub(crate) use self::{
     look::{DevicePast, Look, Memory, Past, REMEMBERED, VersionPast},
     silence::Services,
     stats::{binomial_tail_ln, median, step_towards},
-    straggler::slowness,
+    straggler::{pace, slowness},
     version::contrast as version_contrast,
 };
 use crate::output::Evidence;
@@ -81,21 +81,21 @@ kinds! {
     /// The prefix cache hits less.
     Cache = "cache", 3, 6;
     /// Batches stay small though requests wait.
-    SmallBatches = "small_batches", 2, 6;
+    SmallBatches = "small_batches", 3, 6;
     /// GPUs idle though there is work.
-    GpuIdle = "gpu_idle", 2, 6;
+    GpuIdle = "gpu_idle", 3, 6;
     /// No room for the KV cache.
     Memory = "memory", 3, 6;
     /// Much more or less traffic.
-    Traffic = "traffic", 3, 6;
+    Traffic = "traffic", 6, 6;
     /// The slowest requests take several times as long.
-    Latency = "latency", 3, 6;
+    Latency = "latency", 5, 6;
     /// The first token comes later.
-    Ttft = "ttft", 2, 6;
+    Ttft = "ttft", 6, 6;
     /// Tokens come slower.
-    Tpot = "tpot", 2, 6;
+    Tpot = "tpot", 6, 6;
     /// Requests wait longer.
-    Queue = "queue", 2, 6;
+    Queue = "queue", 6, 6;
     /// Tokens cost more.
     Cost = "cost", 18, 12;
     /// An objective's error budget burns.

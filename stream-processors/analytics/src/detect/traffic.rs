@@ -23,7 +23,7 @@ pub struct TrafficParams {
 
 impl Default for TrafficParams {
     fn default() -> Self {
-        Self { more: 2.2, less: 0.2, z: 5.0 }
+        Self { more: 2.8, less: 0.2, z: 5.0 }
     }
 }
 
