@@ -1,17 +1,25 @@
-//! Spans per CPU-second through reader, assembly, analysis and summary encoding; memory per open trace.
+//! Spans per CPU-second through reader, assembly, analysis, summary encoding and rollups; memory per open trace.
 //!
 //! `cargo run --release -p infertrace-processors --example processor_bench [-- TRACES]` prints one JSON line. Traces have 8 spans
-//! of about 600 bytes from 4 services; each trace's spans come in 4 records of 1,000 spans. One thread; CPU time is
-//! the kernel's, so other work on the machine does not count.
+//! of about 600 bytes from 4 services; each trace's spans come in 4 records of 1,000 spans. The rollups end as encoded
+//! partials. One thread; CPU time is the kernel's, so other work on the machine does not count.
+//!
+//! `… processor_bench keys [MODELS [DEVICES [REQUESTS]]]` (10,000, 20 and 500,000) measures many keys: requests of two
+//! spans, a client's and its engine's, of any model on any of its devices, over 20 s of event time.
 
 use std::{hint::black_box, time::Instant};
 
 use infertrace_processors::{
     Config,
     assembly::{Assembly, Closed, Resume},
+    partials::Writer,
+    rollup::{Columns, Limits, Roller},
     rows::Rows,
 };
-use infertrace_proto::v1::{AnyValue, InferenceContext, KeyValue, PipelineContext, Span, any_value::Value};
+use infertrace_proto::v1::{
+    AnyValue, GpuMetrics, InferenceContext, KeyValue, PipelineContext, ResourceMetrics, Span,
+    any_value::Value,
+};
 use infertrace_schemas::{
     avro::{AvroRecord, TraceSummary},
     reader::{Position, SpanReader},
@@ -96,56 +104,164 @@ fn rss_bytes() -> u64 {
     statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * 4_096
 }
 
+#[derive(Default)]
 struct Outcome {
     summaries: usize,
     summary_bytes: usize,
     peak_traces: usize,
     peak_bytes: usize,
+    /// Most cells at a time, and their bytes.
+    cells: usize,
+    cell_bytes: usize,
+    keys: usize,
+    flushes: usize,
+    partials: usize,
+    partial_bytes: usize,
+    folded: u64,
+}
+
+/// What a session does between the log's two ends.
+struct Pipeline {
+    assembly: Assembly,
+    roller: Option<Roller>,
+    reader: SpanReader,
+    steps: Vec<(u64, usize, i64)>,
+    closed: Vec<Closed>,
+    writer: Writer,
+    outcome: Outcome,
+    clock: Instant,
+    cpu_s: f64,
+}
+
+impl Pipeline {
+    fn new(limits: Option<Limits>) -> Self {
+        let config = Config { max_state_bytes: 8 << 30, max_traces: usize::MAX, ..Config::default() };
+        let mut assembly = Assembly::new(config.limits(), TraceSummary::<'static>::schema().id);
+        assembly.assign(0, Resume::default());
+        let roller = limits.map(|limits| {
+            let mut roller = Roller::new(limits);
+            roller.assign(0, 0, None);
+            roller
+        });
+        Self {
+            assembly,
+            roller,
+            reader: SpanReader::with_capacity(8_192),
+            steps: Vec::new(),
+            closed: Vec::new(),
+            writer: Writer::default(),
+            outcome: Outcome::default(),
+            clock: Instant::now(),
+            cpu_s: 0.0,
+        }
+    }
+
+    /// Takes a record stamped `at_ms`; `true` when a batch was finished.
+    fn record(&mut self, offset: u64, at_ms: i64, payload: &[u8]) -> bool {
+        let begin = cpu_seconds(self.clock);
+        let position = Position { partition: 0, offset: offset as i64 };
+        self.steps.push((offset, self.reader.push(payload, position).expect("own record").spans, at_ms));
+        let is_full = self.reader.len() >= 8_000;
+        if is_full {
+            self.batch();
+        }
+        self.cpu_s += cpu_seconds(self.clock) - begin;
+        is_full
+    }
+
+    fn batch(&mut self) {
+        let batch = self.reader.finish();
+        let mut rows = Rows::new(&batch).expect("the span schema");
+        let mut columns = Columns::new(&batch).expect("the span schema");
+        let mut row = 0;
+        for (offset, spans, at_ms) in self.steps.drain(..) {
+            self.assembly.begin_record(0, at_ms, &mut self.closed);
+            if let Some(roller) = &mut self.roller {
+                roller.begin_record(0, offset, at_ms);
+            }
+            for _ in 0..spans {
+                let input = rows.span(row, self.assembly.names());
+                let is_new = self.assembly.span(0, offset, &input, &mut self.closed);
+                if let (true, Some(roller)) = (is_new, &mut self.roller) {
+                    roller.span(0, &mut columns, row);
+                }
+                row += 1;
+            }
+            self.assembly.end_record(0, offset, &mut self.closed);
+            if let Some(roller) = &mut self.roller {
+                roller.end_record(0, offset);
+            }
+        }
+        self.take_closed();
+        let outcome = &mut self.outcome;
+        if let Some(roller) = &self.roller
+            && roller.bytes() > outcome.cell_bytes
+        {
+            (outcome.cells, outcome.cell_bytes) = (roller.cells(), roller.bytes());
+            outcome.keys = outcome.keys.max(roller.keys());
+        }
+        self.flush(false);
+        if self.assembly.traces() > self.outcome.peak_traces {
+            self.outcome.peak_traces = self.assembly.traces();
+            self.outcome.peak_bytes = self.assembly.bytes();
+        }
+    }
+
+    fn take_closed(&mut self) {
+        for closed in self.closed.drain(..) {
+            if let Some(roller) = &mut self.roller {
+                roller.trace(0, &closed.facts, self.assembly.known_names());
+            }
+            self.outcome.summaries += 1;
+            self.outcome.summary_bytes += black_box(closed.summary).len();
+        }
+    }
+
+    fn flush(&mut self, all: bool) {
+        let Some(roller) = &mut self.roller else { return };
+        let mut partials = Vec::new();
+        if all || roller.wants_flush(0) {
+            self.outcome.flushes += 1;
+            roller.flush(0, &mut partials);
+        } else {
+            roller.flush_traces(0, &mut partials);
+        }
+        self.outcome.folded += roller.take_counts().folded;
+        self.outcome.partials += partials.len();
+        for partial in partials {
+            self.writer.push(&partial);
+            if self.writer.is_full() {
+                self.outcome.partial_bytes += black_box(self.writer.finish(0, None)).len();
+            }
+        }
+        self.outcome.partial_bytes += black_box(self.writer.finish(0, Some(0))).len();
+    }
+
+    fn finish(mut self) -> (Outcome, f64) {
+        let begin = cpu_seconds(self.clock);
+        self.batch();
+        self.assembly.advance(0, i64::MAX, &mut self.closed);
+        self.take_closed();
+        self.flush(true);
+        self.cpu_s += cpu_seconds(self.clock) - begin;
+        (self.outcome, self.cpu_s)
+    }
 }
 
 /// `step_ms` is how far the record timestamps move a record; 0 keeps every trace open to the end.
-fn assemble(records: &[Vec<u8>], step_ms: i64, mut each_batch: impl FnMut()) -> Outcome {
-    let config = Config { max_state_bytes: 8 << 30, max_traces: usize::MAX, ..Config::default() };
-    let mut assembly = Assembly::new(config.limits(), TraceSummary::<'static>::schema().id);
-    assembly.assign(0, Resume::default());
-    let mut reader = SpanReader::with_capacity(8_192);
-    let mut out: Vec<Closed> = Vec::new();
-    let mut outcome = Outcome { summaries: 0, summary_bytes: 0, peak_traces: 0, peak_bytes: 0 };
-    let mut steps = Vec::new();
+fn process(
+    records: &[Vec<u8>],
+    step_ms: i64,
+    limits: Option<Limits>,
+    mut each_batch: impl FnMut(),
+) -> (Outcome, f64) {
+    let mut pipeline = Pipeline::new(limits);
     for (offset, payload) in records.iter().enumerate() {
-        let position = Position { partition: 0, offset: offset as i64 };
-        steps.push((offset as u64, reader.push(payload, position).expect("own record").spans));
-        if reader.len() < 8_000 && offset + 1 < records.len() {
-            continue;
+        if pipeline.record(offset as u64, START / 1_000_000 + offset as i64 * step_ms, payload) {
+            each_batch();
         }
-        let batch = reader.finish();
-        let mut rows = Rows::new(&batch).expect("the span schema");
-        let mut row = 0;
-        for (offset, spans) in steps.drain(..) {
-            assembly.begin_record(0, START / 1_000_000 + offset as i64 * step_ms, &mut out);
-            for _ in 0..spans {
-                let input = rows.span(row, assembly.names());
-                assembly.span(0, offset, &input, &mut out);
-                row += 1;
-            }
-            assembly.end_record(0, offset, &mut out);
-        }
-        for closed in out.drain(..) {
-            outcome.summaries += 1;
-            outcome.summary_bytes += black_box(closed.summary).len();
-        }
-        if assembly.traces() > outcome.peak_traces {
-            outcome.peak_traces = assembly.traces();
-            outcome.peak_bytes = assembly.bytes();
-        }
-        each_batch();
     }
-    assembly.advance(0, i64::MAX, &mut out);
-    for closed in out.drain(..) {
-        outcome.summaries += 1;
-        outcome.summary_bytes += black_box(closed.summary).len();
-    }
-    outcome
+    pipeline.finish()
 }
 
 fn read_only(records: &[Vec<u8>]) -> usize {
@@ -160,39 +276,134 @@ fn read_only(records: &[Vec<u8>]) -> usize {
     rows + black_box(reader.finish()).num_rows()
 }
 
+/// The client's and the engine's span of request `number`, of one of `models` on one of its `devices`.
+fn request(number: usize, models: usize, devices: usize, end_ms: i64) -> [Span; 2] {
+    let spread = (number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 16;
+    let (model, device) = (spread as usize % models, spread as usize / models % devices);
+    let duration_ms = 200 + (spread % 1_800) as i64;
+    let inference = |framework: &str| InferenceContext {
+        model_name: format!("model-{model}"),
+        model_version: "1.0.0".to_owned(),
+        framework: framework.to_owned(),
+        batch_size: (!framework.is_empty()).then_some(8),
+        max_batch_size: (!framework.is_empty()).then_some(64),
+        input_tokens: Some(100 + spread % 4_000),
+        output_tokens: Some(10 + spread % 500),
+        cached_tokens: Some(64),
+        ttft_nanos: Some(50_000_000 + spread % 100_000_000),
+        request_id: format!("chatcmpl-{number}"),
+        ..InferenceContext::default()
+    };
+    let plain = |index: usize| Span {
+        operation_name: ["chat", "llm_request"][index].to_owned(),
+        service_name: ["gateway", "vllm-server"][index].to_owned(),
+        start_time_unix_nano: (end_ms - duration_ms) * 1_000_000,
+        duration_nanos: duration_ms * 1_000_000,
+        kind: [3, 2][index],
+        inference: Some(inference(["", "vllm"][index])),
+        ..span(number, index)
+    };
+    let mut engine = plain(1);
+    engine.pipeline = Some(PipelineContext {
+        stage: "inference".to_owned(),
+        queue_wait_time_ms: Some((spread % 40) as f64),
+        kv_cache_usage_ratio: Some(0.6),
+        ..PipelineContext::default()
+    });
+    let device_id = format!("GPU-{model:08x}-{device:04x}");
+    let gpu = GpuMetrics { device_id, utilization_percent: Some(70.0), ..GpuMetrics::default() };
+    engine.resources = Some(ResourceMetrics { gpu: Some(gpu), ..ResourceMetrics::default() });
+    [plain(0), engine]
+}
+
+const REQUESTS_PER_RECORD: usize = 500;
+/// Event time over which requests of `keys` are spread.
+const KEYS_MS: usize = 20_000;
+
+fn keys(arguments: &[usize]) {
+    let argument = |at: usize, default: usize| arguments.get(at).copied().unwrap_or(default);
+    let (models, devices, requests) = (argument(0, 10_000), argument(1, 20), argument(2, 500_000));
+    let before = rss_bytes();
+    let mut grown = 0;
+    let mut pipeline = Pipeline::new(Some(Config::default().rollup_limits()));
+    let (mut spans, mut bytes) = (0, 0);
+    for (offset, first) in (0..requests).step_by(REQUESTS_PER_RECORD).enumerate() {
+        let at_ms = START / 1_000_000 + (first * KEYS_MS / requests) as i64;
+        let encoded: Vec<Vec<u8>> = (first..requests.min(first + REQUESTS_PER_RECORD))
+            .flat_map(|number| request(number, models.max(1), devices.max(1), at_ms))
+            .map(|span| span.encode_to_vec())
+            .collect();
+        let payload = encode_share("", b"", encoded.iter().map(Vec::as_slice), &[]);
+        (spans, bytes) = (spans + encoded.len(), bytes + payload.len());
+        if pipeline.record(offset as u64, at_ms, &payload) {
+            grown = grown.max(rss_bytes().saturating_sub(before));
+        }
+    }
+    let (outcome, cpu_s) = pipeline.finish();
+    println!(
+        "{{\"bench\":\"processor_keys\",\"models\":{models},\"devices\":{devices},\"spans\":{spans},\"span_bytes\":{:.0},\
+         \"spans_per_cpu_s\":{:.0},\"keys\":{},\"folded\":{},\"cells\":{},\"cell_mib\":{:.1},\"rss_mib\":{:.1},\
+         \"flushes\":{},\"partials\":{},\"partial_bytes_per_span\":{:.1}}}",
+        bytes as f64 / spans as f64,
+        spans as f64 / cpu_s,
+        outcome.keys,
+        outcome.folded,
+        outcome.cells,
+        outcome.cell_bytes as f64 / 1_048_576.0,
+        grown as f64 / 1_048_576.0,
+        outcome.flushes,
+        outcome.partials,
+        outcome.partial_bytes as f64 / spans as f64,
+    );
+}
+
 fn main() {
-    let traces = std::env::args().nth(1).and_then(|count| count.parse().ok()).unwrap_or(50_000);
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.first().is_some_and(|mode| mode == "keys") {
+        let numbers: Vec<usize> = arguments.iter().filter_map(|number| number.parse().ok()).collect();
+        return keys(&numbers);
+    }
+    let traces = arguments.first().and_then(|count| count.parse().ok()).unwrap_or(50_000);
     let records = records(traces);
     let bytes: usize = records.iter().map(Vec::len).sum();
     let clock = Instant::now();
+    let limits = Config::default().rollup_limits();
 
     // First, while the heap is fresh: memory that earlier rounds freed would hide the growth.
     let before = rss_bytes();
     let mut grown = 0;
-    let open = assemble(&records, 0, || grown = rss_bytes().saturating_sub(before));
+    let (open, _) = process(&records, 0, None, || grown = rss_bytes().saturating_sub(before));
 
-    // Reader and whole alike: the best of three rounds, on warm memory.
-    let (mut reader_s, mut whole_s) = (f64::MAX, f64::MAX);
+    // All alike: the best of three rounds, on warm memory.
+    let (mut reader_s, mut assembly_s, mut whole_s) = (f64::MAX, f64::MAX, f64::MAX);
     let mut spans = 0;
-    let mut outcome = None;
+    let mut outcome = Outcome::default();
     for _ in 0..3 {
         let begin = cpu_seconds(clock);
         spans = read_only(&records);
         reader_s = reader_s.min(cpu_seconds(clock) - begin);
         // 250 ms a record: a trace is open for 5 s and remembered for 30 s of event time.
-        let begin = cpu_seconds(clock);
-        outcome = Some(assemble(&records, 250, || {}));
-        whole_s = whole_s.min(cpu_seconds(clock) - begin);
+        assembly_s = assembly_s.min(process(&records, 250, None, || {}).1);
+        let (found, cpu_s) = process(&records, 250, Some(limits), || {});
+        whole_s = whole_s.min(cpu_s);
+        outcome = found;
     }
-    let outcome = outcome.expect("at least one round");
+    let nanos_each = |seconds: f64| seconds.max(0.0) * 1e9 / spans as f64;
     println!(
         "{{\"bench\":\"processor\",\"spans\":{spans},\"span_bytes\":{:.0},\"reader_spans_per_cpu_s\":{:.0},\
-         \"spans_per_cpu_s\":{:.0},\"assembly_ns_per_span\":{:.0},\"summaries\":{},\"summary_bytes\":{:.0},\
+         \"assembly_spans_per_cpu_s\":{:.0},\"spans_per_cpu_s\":{:.0},\"assembly_ns_per_span\":{:.0},\
+         \"rollup_ns_per_span\":{:.0},\"cells\":{},\"partials\":{},\"partial_bytes_per_span\":{:.2},\
+         \"summaries\":{},\"summary_bytes\":{:.0},\
          \"open_traces\":{},\"state_bytes_per_open_trace\":{:.0},\"rss_bytes_per_open_trace\":{:.0}}}",
         bytes as f64 / spans as f64,
         spans as f64 / reader_s,
+        spans as f64 / assembly_s,
         spans as f64 / whole_s,
-        (whole_s - reader_s).max(0.0) * 1e9 / spans as f64,
+        nanos_each(assembly_s - reader_s),
+        nanos_each(whole_s - assembly_s),
+        outcome.cells,
+        outcome.partials,
+        outcome.partial_bytes as f64 / spans as f64,
         outcome.summaries,
         outcome.summary_bytes as f64 / outcome.summaries.max(1) as f64,
         open.peak_traces,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::assembly::Limits;
+use crate::{assembly::Limits, rollup};
 
 /// How the processor assembles traces.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -40,6 +40,20 @@ pub struct Config {
     /// Instance type of requests that name neither one nor a GPU, such as `p5.48xlarge`. Default empty: such requests
     /// have no GPU cost.
     pub default_instance_type: String,
+    /// How far a partition's records must have passed a window of 10 s for the window to be over; what comes later is
+    /// counted as late. Default 1,500.
+    pub rollup_lateness_ms: i64,
+    /// Keys (tenant, model, version, service, stage, device) of a window that are counted apart; the rest are counted
+    /// together under model `_other`. Default 500,000.
+    pub rollup_max_keys: usize,
+    /// The same for one tenant, so that no tenant takes all. Default 250,000.
+    pub rollup_max_keys_per_tenant: usize,
+    /// Memory for counts; past it they are written before their window is over. Default 128 MiB.
+    pub rollup_max_bytes: usize,
+    /// Consumer group that reads GPU and engine samples. Default `infertrace-samples`.
+    pub samples_group: String,
+    /// Cumulative series of samples remembered, whose growth is counted. Default 100,000.
+    pub samples_max_series: usize,
     /// Batch ids remembered a partition, so that a client's retry is dropped. Default 4,096.
     pub dedup_batches: usize,
     /// Whether idle traces at the end of the log close as wall time passes. False for replays, which know record
@@ -78,6 +92,12 @@ impl Default for Config {
             prices: String::new(),
             default_region: String::new(),
             default_instance_type: String::new(),
+            rollup_lateness_ms: 1_500,
+            rollup_max_keys: 500_000,
+            rollup_max_keys_per_tenant: 250_000,
+            rollup_max_bytes: 128 << 20,
+            samples_group: "infertrace-samples".to_owned(),
+            samples_max_series: 100_000,
             dedup_batches: 4_096,
             close_by_wall_clock: true,
             commit_interval_ms: 200,
@@ -106,27 +126,48 @@ impl Config {
         if let Some((key, _)) = positive.iter().find(|(_, value)| *value <= 0) {
             return Err(format!("{key} must be above 0"));
         }
-        if self.trace_late_ms < 0 {
-            return Err("trace_late_ms must not be negative".to_owned());
+        let not_negative =
+            [("trace_late_ms", self.trace_late_ms), ("rollup_lateness_ms", self.rollup_lateness_ms)];
+        if let Some((key, _)) = not_negative.iter().find(|(_, value)| *value < 0) {
+            return Err(format!("{key} must not be negative"));
         }
         let sizes = [
             ("trace_max_spans", self.trace_max_spans),
             ("max_traces", self.max_traces),
             ("dedup_batches", self.dedup_batches),
+            ("rollup_max_keys", self.rollup_max_keys),
+            ("rollup_max_keys_per_tenant", self.rollup_max_keys_per_tenant),
+            ("samples_max_series", self.samples_max_series),
             ("max_commit_records", self.max_commit_records),
             ("max_poll_bytes", self.max_poll_bytes),
         ];
         if let Some((key, _)) = sizes.iter().find(|(_, value)| *value == 0) {
             return Err(format!("{key} must be above 0"));
         }
-        if self.group.is_empty() {
-            return Err("group must not be empty".to_owned());
+        if self.group.is_empty() || self.samples_group.is_empty() {
+            return Err("group and samples_group must not be empty".to_owned());
+        }
+        if self.group == self.samples_group {
+            return Err("group and samples_group must differ".to_owned());
         }
         Ok(())
     }
 
     pub(crate) const fn retry(&self) -> Duration {
         Duration::from_millis(self.retry_ms)
+    }
+
+    /// The bounds of rollups.
+    #[must_use]
+    pub const fn rollup_limits(&self) -> rollup::Limits {
+        rollup::Limits {
+            lateness_ms: self.rollup_lateness_ms,
+            keys: rollup::KeyLimits {
+                max_keys: self.rollup_max_keys,
+                max_keys_per_tenant: self.rollup_max_keys_per_tenant,
+            },
+            max_bytes: self.rollup_max_bytes,
+        }
     }
 
     /// The bounds of the pure core.

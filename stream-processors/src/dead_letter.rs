@@ -13,6 +13,14 @@ pub(crate) fn dead_letter(record: &Record, to: TopicPartition, error: &str, time
     READER.letter(record, to, error, timestamp)
 }
 
+const SAMPLES: Reader =
+    Reader { role: "processor", codec: "infertrace.v1.GpuSampleBatch", codec_version: "1" };
+
+/// A record of samples for the dead-letter topic.
+pub(crate) fn of_samples(record: &Record, to: TopicPartition, error: &str, timestamp: Millis) -> NewRecord {
+    SAMPLES.letter(record, to, error, timestamp)
+}
+
 /// The offset that a dead letter of this role stands for, if it came from `partition` of the spans topic.
 pub(crate) fn origin_of(letter: &Record, partition: u32) -> Option<u64> {
     let Entry::Letter(letter) = Entry::of(letter) else { return None };

@@ -18,6 +18,7 @@ pub mod partials;
 mod restore;
 pub mod rollup;
 pub mod rows;
+pub mod samples;
 pub mod schema_registry;
 mod service;
 mod summary;

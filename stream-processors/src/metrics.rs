@@ -6,12 +6,75 @@ use infertrace_runtime::telemetry::{MetricsRegistry, RoleLag};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::Registry,
 };
 
 /// A reason.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct ReasonLabels {
     pub(crate) reason: &'static str,
+}
+
+/// Of rollups of spans and traces, or of samples.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct RollupMetrics {
+    pub(crate) cells: Gauge,
+    pub(crate) keys: Gauge,
+    pub(crate) bytes: Gauge,
+    pub(crate) folded: Counter,
+    pub(crate) late: Counter,
+    pub(crate) partials: Counter,
+}
+
+impl RollupMetrics {
+    fn register(&self, registry: &mut Registry) {
+        registry.register("rollup_cells", "Cells that wait to be flushed", self.cells.clone());
+        registry.register("rollup_keys", "Distinct keys of a window", self.keys.clone());
+        registry.register("rollup_bytes", "Memory that cells take", self.bytes.clone());
+        let help = "Spans, traces and readings counted under model _other, since there were too many keys";
+        registry.register("rollup_folded", help, self.folded.clone());
+        registry.register("rollup_late", "What was counted after its window was closed", self.late.clone());
+        registry.register("rollup_partials", "Cells written for the second stage", self.partials.clone());
+    }
+}
+
+/// Of GPU and engine samples.
+#[derive(Clone, Debug)]
+pub(crate) struct SampleMetrics {
+    pub(crate) lag: RoleLag,
+    pub(crate) records: Counter,
+    pub(crate) readings: Counter,
+    pub(crate) ignored: Counter,
+    pub(crate) lost_records: Counter,
+    pub(crate) series: Gauge,
+    pub(crate) series_refused: Counter,
+    pub(crate) rollups: RollupMetrics,
+}
+
+impl SampleMetrics {
+    fn new(registry: &mut MetricsRegistry) -> Self {
+        let metrics = Self {
+            lag: registry.consumer_lag("samples"),
+            records: Counter::default(),
+            readings: Counter::default(),
+            ignored: Counter::default(),
+            lost_records: Counter::default(),
+            series: Gauge::default(),
+            series_refused: Counter::default(),
+            rollups: RollupMetrics::default(),
+        };
+        let m = &metrics;
+        let registry = registry.sub_registry_with_prefix("samples");
+        registry.register("records", "Records of samples read", m.records.clone());
+        registry.register("readings", "Readings in them", m.readings.clone());
+        registry.register("ignored", "Readings of which nothing is counted", m.ignored.clone());
+        registry.register("lost_records", "Records that retention removed unread", m.lost_records.clone());
+        registry.register("series", "Cumulative series followed", m.series.clone());
+        let help = "Readings of cumulative series that were not followed, since there were too many";
+        registry.register("series_refused", help, m.series_refused.clone());
+        m.rollups.register(registry);
+        metrics
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -38,6 +101,8 @@ pub(crate) struct Metrics {
     pub(crate) held_traces: Gauge,
     pub(crate) state_bytes: Gauge,
     pub(crate) paused: Gauge,
+    pub(crate) rollups: RollupMetrics,
+    pub(crate) samples: SampleMetrics,
 }
 
 impl Metrics {
@@ -67,6 +132,8 @@ impl Metrics {
             held_traces: Gauge::default(),
             state_bytes: Gauge::default(),
             paused: Gauge::default(),
+            rollups: RollupMetrics::default(),
+            samples: SampleMetrics::new(registry),
         };
         let m = &metrics;
         let registry = registry.sub_registry_with_prefix("processor");
@@ -107,6 +174,7 @@ impl Metrics {
         registry.register("held_traces", "Traces in memory, open and remembered", m.held_traces.clone());
         registry.register("state_bytes", "Memory that traces take", m.state_bytes.clone());
         registry.register("paused", "1 while partitions are paused", m.paused.clone());
+        m.rollups.register(registry);
         Arc::new(metrics)
     }
 }

@@ -23,6 +23,7 @@ use infertrace_schemas::{
 use crate::{
     assembly::{Reported, Resume},
     dead_letter,
+    partials::RollupState,
 };
 
 const POLL_BYTES: usize = 4 << 20;
@@ -49,6 +50,8 @@ pub(crate) struct Restored {
     pub(crate) dead_letters: HashSet<u64>,
     /// Records that retention removed before they were read.
     pub(crate) lost: u64,
+    /// End of the input then.
+    pub(crate) high: u64,
 }
 
 pub(crate) async fn restore(
@@ -73,7 +76,13 @@ pub(crate) async fn restore(
     let mut dead_letters = HashSet::new();
     let mut reported = Vec::new();
     if from == marks.high.0 && from == marks.low.0 {
-        return Ok(Restored { resume: Resume::new(from, reported), dedup, dead_letters, lost });
+        return Ok(Restored {
+            resume: Resume::new(from, reported),
+            dedup,
+            dead_letters,
+            lost,
+            high: marks.high.0,
+        });
     }
 
     let window = from.saturating_sub(dedup_batches as u64).max(marks.low.0);
@@ -114,7 +123,30 @@ pub(crate) async fn restore(
         dedup.admit(id);
     }
     dead_letters.retain(|&offset| offset >= from);
-    Ok(Restored { resume: Resume::new(from, reported), dedup, dead_letters, lost })
+    Ok(Restored { resume: Resume::new(from, reported), dedup, dead_letters, lost, high: marks.high.0 })
+}
+
+/// Up to where `source` is counted in partials, if that was ever written.
+pub(crate) async fn rollup_state(
+    log: &Arc<dyn Log>,
+    state: &TopicPartition,
+    source: u32,
+) -> Result<Option<RollupState>, LogError> {
+    let marks = log.watermarks(state).await?;
+    let mut latest = None;
+    scan(log, state, marks.low.0, marks.high.0, |record| {
+        let Some(payload) = record.payload.as_deref() else { return };
+        match RollupState::decode(payload) {
+            Ok(state) if state.source == source => latest = Some(state),
+            Ok(_) => {}
+            Err(error) => tracing::error!(
+                at = %record.from, offset = record.offset.0, %error,
+                "a record of the rollups' state cannot be read; an older one is used, some spans may be counted again"
+            ),
+        }
+    })
+    .await?;
+    Ok(latest)
 }
 
 fn reported_by(payload: &[u8], partition: u32) -> Option<Reported> {

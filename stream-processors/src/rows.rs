@@ -216,11 +216,7 @@ impl InferenceColumns<'_> {
         if found == Inference::default() {
             return None;
         }
-        let request = if self.request_id.is_valid(row) {
-            request_key(self.request_id.value(row))
-        } else {
-            0
-        };
+        let request = if self.request_id.is_valid(row) { request_key(self.request_id.value(row)) } else { 0 };
         Some(Inference { request, ..found })
     }
 }

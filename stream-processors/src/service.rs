@@ -1,11 +1,13 @@
-//! The service: reads the spans topic as a member of a group and writes summaries exactly once.
+//! The service: reads the spans topic as a member of a group and writes summaries and partials exactly once, and the
+//! samples topic as a member of another.
 //!
-//! [`Service::run`] runs one session after another. A session ends when it is shut down, or when its outcome in the log
+//! [`Service::run`] runs, for each input, one session after another. A session ends when it is shut down, or when its outcome in the log
 //! became unknown or another member took over ([`LogError::Ambiguous`], [`LogError::Fenced`]): then everything in
 //! memory is dropped and the next session starts from committed positions.
 
 mod pending;
 mod rollups;
+mod samples;
 mod session;
 
 use std::{sync::Arc, time::Duration};
@@ -20,7 +22,9 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Config,
     metrics::{Metrics, ReasonLabels},
+    supervise::supervise,
 };
+use samples::Samples;
 use session::Session;
 
 /// Longest pause before another try.
@@ -62,6 +66,7 @@ pub struct Service {
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
     transactional_id: String,
+    samples_transactional_id: String,
 }
 
 /// Checks the configuration and registers the metrics; the log is first touched by [`Service::run`].
@@ -70,8 +75,10 @@ pub struct Service {
 /// [`BuildError::Config`].
 pub async fn build(config: Config, deps: Deps<'_>) -> Result<Service, BuildError> {
     config.check().map_err(BuildError::Config)?;
+    let instance = instance_name(&config.instance_id);
     Ok(Service {
-        transactional_id: format!("{}-{}", config.group, instance_name(&config.instance_id)),
+        transactional_id: format!("{}-{instance}", config.group),
+        samples_transactional_id: format!("{}-{instance}", config.samples_group),
         config,
         log: deps.log,
         clock: deps.clock,
@@ -91,17 +98,41 @@ pub(crate) fn instance_name(configured: &str) -> String {
 }
 
 impl Service {
-    /// Assembles until `shutdown`, then commits what is closed and returns. Open traces are read again at the next
-    /// start.
+    /// Assembles and counts until `shutdown`, then commits what is closed and counted and returns. Open traces are read
+    /// again at the next start.
     ///
     /// # Errors
     /// When the log refuses for good; everything passing is retried.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
+        // One input's end is the other's.
+        let stop = shutdown.child_token();
+        let spans = async {
+            let outcome = self.run_spans(&stop).await;
+            stop.cancel();
+            outcome
+        };
+        let samples = async {
+            let start = async || Samples::start(&self).await;
+            let restarted = |reason| self.count_restart(reason);
+            let outcome = supervise("samples", self.config.retry(), &stop, start, restarted).await;
+            stop.cancel();
+            outcome
+        };
+        let (spans, samples) = tokio::join!(spans, samples);
+        spans?;
+        Ok(samples?)
+    }
+
+    fn count_restart(&self, reason: &'static str) {
+        self.metrics.restarts.get_or_create(&ReasonLabels { reason }).inc();
+    }
+
+    async fn run_spans(&self, shutdown: &CancellationToken) -> Result<(), Error> {
         let mut pause = self.config.retry();
         while !shutdown.is_cancelled() {
-            let outcome = match Session::start(&self).await {
+            let outcome = match Session::start(self).await {
                 Ok(mut session) => {
-                    let outcome = session.run(&shutdown).await;
+                    let outcome = session.run(shutdown).await;
                     if session.made_progress() {
                         pause = self.config.retry();
                     }
@@ -120,7 +151,7 @@ impl Service {
                 error if error.is_retriable() => "unavailable",
                 _ => return Err(error.into()),
             };
-            self.metrics.restarts.get_or_create(&ReasonLabels { reason }).inc();
+            self.count_restart(reason);
             tracing::warn!(%error, reason, ?pause, "restarting from committed positions");
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}

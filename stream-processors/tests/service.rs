@@ -4,17 +4,27 @@
 
 mod support;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use infertrace_processors::{Config, Deps, Error, build};
+use infertrace_analytics::rollup::{Cell, Counter, Exemplars, Key, Measure, Shape};
+use infertrace_processors::{
+    Config, Deps, Error, build,
+    partials::{self, RollupState, SAMPLE_SOURCES},
+};
+use infertrace_proto::v1::{GpuSampleBatch, Sample, sample};
 use infertrace_runtime::clock::ManualClock;
+use infertrace_runtime::log::{Millis, NewRecord, TopicPartition};
 use infertrace_runtime::telemetry::MetricsRegistry;
 use infertrace_schemas::{
     avro::{SchemaIds, TraceSummary},
     record::encode_share,
     topics,
 };
-use support::{FakeLog, Fault, share, span};
+use prost::Message;
+use support::{FakeLog, Fault, SAMPLES_GROUP, share, span};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -79,12 +89,47 @@ fn outputs(log: &FakeLog) -> BTreeSet<(String, Vec<u8>)> {
     seen
 }
 
+/// What the second stage makes of the partials: source, window, window in which it is seen, key.
+type Rolled = BTreeMap<(u32, i64, i64, Key), (Cell, Exemplars)>;
+
+fn rolled(log: &FakeLog) -> Rolled {
+    let mut merged = Rolled::new();
+    for record in log.records(topics::PARTIALS) {
+        let batch = partials::decode(record.payload.as_deref().expect("a batch")).expect("own batch");
+        for partial in batch.partials {
+            let at = (batch.source, partial.window_ms, partial.seen_window_ms, partial.key);
+            let (cell, exemplars) = merged.entry(at).or_default();
+            cell.merge(&partial.cell);
+            exemplars.merge(&partial.exemplars);
+        }
+    }
+    merged
+}
+
+/// The watermarks that the second stage is told of a source, in order.
+fn marks(log: &FakeLog, source: u32) -> Vec<i64> {
+    let batches = log
+        .records(topics::PARTIALS)
+        .into_iter()
+        .map(|record| partials::decode(record.payload.as_deref().expect("a batch")).expect("own batch"));
+    batches.filter(|batch| batch.source == source).filter_map(|batch| batch.watermark_ms).collect()
+}
+
+fn sum(rolled: &Rolled, shape: Shape, counter: Counter) -> u64 {
+    let of_shape = rolled.iter().filter(|((.., key), _)| key.shape() == shape);
+    of_shape.map(|(_, (cell, _))| cell.get(counter)).sum()
+}
+
 fn summaries(log: &FakeLog) -> Vec<TraceSummary<'static>> {
     let ids = SchemaIds::embedded::<TraceSummary<'static>>();
     let decode = |record: infertrace_runtime::log::Record| {
         ids.decode(&record.payload.expect("a summary")).expect("our schema")
     };
     log.records(topics::TRACES).into_iter().map(decode).collect()
+}
+
+fn first_versions(log: &FakeLog) -> u64 {
+    summaries(log).iter().filter(|summary| summary.version == 1).count() as u64
 }
 
 /// Overlapping traces, a late span, a retried batch, a poison record, a tombstone, and at last a record that closes everything.
@@ -122,6 +167,11 @@ async fn a_restart_at_any_point_changes_nothing() {
     consumed(&log).await;
     running.stop().await;
     let expected = outputs(&log);
+    let counted = rolled(&log);
+    // A retried batch, a poison record and a tombstone count for nothing.
+    assert_eq!(sum(&counted, Shape::Spans, Counter::Spans), 10);
+    assert_eq!(sum(&counted, Shape::Trace, Counter::Traces), first_versions(&log));
+    assert_eq!(marks(&log, 0).last(), Some(&(T0 + 180_000)));
     let calls = log.calls();
     // Traces 0 (corrected once), 1, 2 (corrected once or not, by time), 3, 4 in two parts; two dead letters.
     assert!(expected.len() >= 8, "{} outputs", expected.len());
@@ -135,6 +185,7 @@ async fn a_restart_at_any_point_changes_nothing() {
             consumed(&log).await;
             running.stop().await;
             assert_eq!(outputs(&log), expected, "{fault:?} at call {call}");
+            assert_eq!(rolled(&log), counted, "{fault:?} at call {call}");
         }
     }
 }
@@ -148,7 +199,7 @@ async fn a_kill_at_any_point_changes_nothing() {
     let running = start(&log, config()).await;
     consumed(&log).await;
     running.stop().await;
-    let expected = outputs(&log);
+    let (expected, counted) = (outputs(&log), rolled(&log));
     for calls in 0..log.calls() {
         let log = FakeLog::new(1);
         fill(&log);
@@ -159,6 +210,7 @@ async fn a_kill_at_any_point_changes_nothing() {
         consumed(&log).await;
         running.stop().await;
         assert_eq!(outputs(&log), expected, "killed after {calls} calls");
+        assert_eq!(rolled(&log), counted, "killed after {calls} calls");
     }
 }
 
@@ -198,7 +250,7 @@ async fn a_rebalance_changes_nothing() {
     let running = start(&log, config()).await;
     consumed(&log).await;
     running.stop().await;
-    let expected = outputs(&log);
+    let (expected, counted) = (outputs(&log), rolled(&log));
     for calls in 1..log.calls() {
         let log = FakeLog::new(1);
         fill(&log);
@@ -208,6 +260,7 @@ async fn a_rebalance_changes_nothing() {
         consumed(&log).await;
         running.stop().await;
         assert_eq!(outputs(&log), expected, "rebalanced after {calls} calls");
+        assert_eq!(rolled(&log), counted, "rebalanced after {calls} calls");
     }
 }
 
@@ -257,6 +310,7 @@ async fn an_unavailable_log_pauses_the_input() {
     consumed(&healthy).await;
     running.stop().await;
     assert_eq!(outputs(&log), outputs(&healthy));
+    assert_eq!(rolled(&log), rolled(&healthy));
 }
 
 /// Scenario: retention removed records below the committed position's reach. Guarantee: counted, and reading goes on with the
@@ -302,4 +356,101 @@ async fn bad_configuration_is_refused() {
     let config = Config { trace_idle_ms: 0, ..Config::default() };
     let error = build(config, deps).await.err().expect("refused");
     assert!(error.to_string().contains("trace_idle_ms"));
+}
+
+/// Scenario: spans that come when their window is closed, across a restart. Guarantee: they keep their window and are seen in the one
+/// that is open; the state says up to where records are counted, and what is below is not counted again.
+#[tokio::test]
+async fn late_spans_are_seen_in_the_open_window() {
+    let log = FakeLog::new(1);
+    log.put(0, T0 + 25_000, Some(share(&[span(0, 1, 0, 0, 50)])));
+    let running = start(&log, config()).await;
+    log.until("it is read", |log| log.calls() > 30).await;
+    running.stop().await;
+    let state = log.records(topics::ROLLUP_STATE).pop().expect("a state");
+    let state = RollupState::decode(state.payload.as_deref().expect("a value")).expect("own record");
+    assert_eq!(state, RollupState { source: 0, rolled_to: 1, watermark_ms: Some(T0 + 25_000) });
+    // Stamped earlier than the first, as by a gateway whose clock is behind.
+    log.put(0, T0 + 5_000, Some(share(&[span(1, 1, 0, 0, 50)])));
+    let running = start(&log, config()).await;
+    let before = log.calls();
+    log.until("it is read", |log| log.calls() > before + 30).await;
+    running.stop().await;
+    let rolled = rolled(&log);
+    let windows: Vec<_> = rolled
+        .iter()
+        .filter(|((.., key), _)| key.shape() == Shape::Spans)
+        .map(|((_, window, seen, _), (cell, _))| (*window, *seen, cell.get(Counter::Spans)))
+        .collect();
+    assert_eq!(windows, [(T0, T0 + 20_000, 2)]);
+}
+
+/// Scenario: silence at the end of the log. Guarantee: the watermark moves on with wall time, so that the second stage closes windows.
+#[tokio::test]
+async fn silence_closes_windows() {
+    let log = FakeLog::new(1);
+    log.put(0, T0 + 1_000, Some(share(&[span(0, 1, 0, 0, 50)])));
+    let running = start(&log, Config { close_by_wall_clock: true, ..config() }).await;
+    log.until("it is read", |log| log.calls() > 30).await;
+    running.clock.advance(11_000 * 1_000_000);
+    log.until("the window is closed", |log| marks(log, 0).last() == Some(&(T0 + 12_000))).await;
+    running.stop().await;
+    assert_eq!(sum(&rolled(&log), Shape::Spans, Counter::Spans), 1);
+}
+
+fn samples(values: &[(i64, f64)]) -> Vec<u8> {
+    let samples = values
+        .iter()
+        .map(|&(at_ms, value)| Sample {
+            name: "hw.gpu.utilization".to_owned(),
+            unit: "1".to_owned(),
+            time_unix_nano: at_ms * 1_000_000,
+            device_id: "GPU-1".to_owned(),
+            value: Some(sample::Value::Number(value)),
+            ..Sample::default()
+        })
+        .collect();
+    GpuSampleBatch { samples, ..GpuSampleBatch::default() }.encode_to_vec()
+}
+
+/// Scenario: samples over three windows, a poison record among them, and the service killed after any number of them was committed.
+/// Guarantee: every reading is counted once, in every partition of the partials; the poison record is in the dead-letter topic
+/// once; the watermark is told.
+#[tokio::test]
+async fn samples_are_counted_once() {
+    let put = |log: &FakeLog, number: i64| {
+        let at = T0 + number * 2_500;
+        let payload = if number == 3 { b"\x0a\xff".to_vec() } else { samples(&[(at, 0.5), (at + 1, 0.25)]) };
+        log.put_record(NewRecord {
+            to: TopicPartition::new(topics::GPU, 0),
+            key: None,
+            payload: Some(payload.into()),
+            headers: Vec::new(),
+            timestamp: Millis(at),
+        });
+    };
+    let consumed =
+        |log: &FakeLog, number: u64| log.committed_in(topics::GPU, SAMPLES_GROUP, 0) >= Some(number);
+    for kill_after in 0..12 {
+        let log = FakeLog::new(2);
+        (0..kill_after).for_each(|number| put(&log, number));
+        let running = start(&log, config()).await;
+        // Windows close at every fourth record; the others wait in memory when it is killed.
+        log.until("it is read", |log| consumed(log, (kill_after.max(5) as u64 - 5) / 4 * 4)).await;
+        running.task.abort();
+        (kill_after..12).for_each(|number| put(&log, number));
+        let running = start(&log, config()).await;
+        log.until("all but the last window", |log| consumed(log, 9)).await;
+        running.stop().await;
+        let rolled = rolled(&log);
+        // Partials of devices are in both partitions.
+        let readings: u64 = rolled
+            .iter()
+            .filter(|((source, .., key), _)| *source == SAMPLE_SOURCES && key.shape() == Shape::Device)
+            .filter_map(|(_, (cell, _))| Some(cell.sketch(Measure::GpuUtilizationPermille)?.count()))
+            .sum();
+        assert_eq!(readings, 2 * 2 * 11, "killed after {kill_after}");
+        assert_eq!(log.records(topics::DLQ).len(), 1);
+        assert!(marks(&log, SAMPLE_SOURCES).contains(&(T0 + 22_500)), "killed after {kill_after}");
+    }
 }

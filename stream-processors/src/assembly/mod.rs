@@ -184,6 +184,12 @@ impl Assembly {
         &mut self.names
     }
 
+    /// The same table, to look names up.
+    #[must_use]
+    pub const fn known_names(&self) -> &Names {
+        &self.names
+    }
+
     /// Takes over a partition, to be read from `resume`'s position on.
     pub fn assign(&mut self, partition: u32, resume: Resume) {
         self.revoke(partition);

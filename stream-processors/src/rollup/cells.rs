@@ -228,6 +228,11 @@ impl Cells {
         state.watermark_ms.map(|at| self.open_at(at)) != state.told_ms
     }
 
+    /// The next record to count.
+    pub(crate) fn next_offset(&self, source: u32) -> Option<u64> {
+        Some(self.sources.get(&source)?.next_offset)
+    }
+
     /// Everything below is in partials already.
     pub(crate) fn rolled_to(&self, source: u32) -> Option<u64> {
         Some(self.sources.get(&source)?.rolled_to)

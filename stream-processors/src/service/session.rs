@@ -1,19 +1,22 @@
 //! One membership in the group, from joining to leaving or to an unknown outcome.
 //!
-//! A single loop polls, assembles and commits. Summaries, dead letters and input positions go into one transaction.
-//! While the log does not take transactions, partitions are paused and polling goes on, so that the group keeps
-//! the member and memory stays bounded.
+//! A single loop polls, assembles, counts and commits. Summaries, partials, dead letters, the rollups' state and input
+//! positions go into one transaction. While the log does not take transactions, partitions are paused and polling
+//! goes on, so that the group keeps the member and memory stays bounded.
+//!
+//! Spans are counted in partials once a window is over, so a position is committed only up to where they are
+//! ([`Roller::rolled_to`]); traces are counted in the transaction of their summary.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use hashbrown::HashSet;
+use infertrace_analytics::rollup::Partial;
 use infertrace_runtime::log::{
     Consumer, ConsumerOptions, Event, LogError, Millis, NewRecord, NextOffset, Record, TopicPartition,
-    Transactions,
 };
 use infertrace_schemas::{
-    avro::{AvroRecord, TraceSummary},
+    avro::{SchemaIds, TraceSummary},
     dedup::Dedup,
     reader::{Position, SpanReader},
     record::batch_id_of,
@@ -22,12 +25,18 @@ use infertrace_schemas::{
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Error, LONGEST_PAUSE, Service};
+use super::{
+    Error, Service,
+    pending::{Outcome, Pending},
+    rollups::RollupOutput,
+};
 use crate::{
     assembly::{Assembly, Closed},
     dead_letter::dead_letter,
     metrics::ReasonLabels,
-    restore::{Outputs, restore},
+    partials::RollupState,
+    restore::{Outputs, restore, rollup_state},
+    rollup::{Columns, Mark, Roller},
     rows::Rows,
 };
 
@@ -38,6 +47,8 @@ const POLL_TIME: Duration = Duration::from_millis(100);
 const MARKERS: u64 = 8;
 /// Tries of the last commit when shutting down.
 const LAST_TRIES: u32 = 3;
+/// Shortest time between transactions that only a closed window asks for.
+const WINDOW_PAUSE: Duration = Duration::from_millis(50);
 
 /// One assigned partition.
 struct Input {
@@ -51,6 +62,9 @@ struct Input {
     last_record_ms: Option<i64>,
     last_watermark_ms: Option<i64>,
     last_arrival_ms: i64,
+    /// The rollups' watermark then, and when they were flushed last.
+    last_rolled_ms: Option<i64>,
+    last_flush: Instant,
 }
 
 /// A record of the chunk being decoded, in order.
@@ -61,16 +75,9 @@ struct Step {
     spans: usize,
 }
 
-/// An output that waits for its transaction, and the input partition it comes from.
-struct Pending {
-    partition: u32,
-    record: NewRecord,
-}
-
 pub(super) struct Session<'s> {
     service: &'s Service,
     consumer: Box<dyn Consumer>,
-    transactions: Box<dyn Transactions>,
     traces: Arc<str>,
     traces_partitions: u32,
     dead_letters: Arc<str>,
@@ -80,13 +87,15 @@ pub(super) struct Session<'s> {
     inputs: BTreeMap<u32, Input>,
     steps: Vec<Step>,
     closed: Vec<Closed>,
-    pending: Vec<Pending>,
-    pending_bytes: usize,
-    last_commit: Instant,
+    /// How many of them are counted in the rollups.
+    counted: usize,
+    roller: Roller,
+    rollups: RollupOutput,
+    partials: Vec<Partial>,
+    /// What is flushed and not committed yet.
+    states: BTreeMap<u32, RollupState>,
+    pending: Pending,
     next_look_up: Instant,
-    /// Set while transactions fail: when to try again, and the pause after that.
-    retry: Option<(Instant, Duration)>,
-    commits: u64,
 }
 
 impl<'s> Session<'s> {
@@ -105,11 +114,10 @@ impl<'s> Session<'s> {
                 read_committed: true,
             })
             .await?;
-        let schema_id = TraceSummary::<'static>::schema().id;
+        let schema_id = SchemaIds::current::<TraceSummary<'static>>().write_id();
         Ok(Self {
             service,
             consumer,
-            transactions,
             traces: topics::TRACES.into(),
             traces_partitions,
             dead_letters: topics::DLQ.into(),
@@ -119,18 +127,19 @@ impl<'s> Session<'s> {
             inputs: BTreeMap::new(),
             steps: Vec::new(),
             closed: Vec::new(),
-            pending: Vec::new(),
-            pending_bytes: 0,
-            last_commit: Instant::now(),
+            counted: 0,
+            roller: Roller::new(service.config.rollup_limits()),
+            rollups: RollupOutput::new(log).await?,
+            partials: Vec::new(),
+            states: BTreeMap::new(),
+            pending: Pending::new(transactions, service.config.retry()),
             next_look_up: Instant::now(),
-            retry: None,
-            commits: 0,
         })
     }
 
     /// Whether a transaction was committed.
     pub(super) const fn made_progress(&self) -> bool {
-        self.commits > 0
+        self.pending.commits() > 0
     }
 
     pub(super) async fn run(&mut self, shutdown: &CancellationToken) -> Result<(), Error> {
@@ -159,7 +168,7 @@ impl<'s> Session<'s> {
             self.look_at_ends().await?;
         }
         if self.is_commit_due() {
-            self.commit().await?;
+            self.commit(false).await?;
         }
         Ok(())
     }
@@ -210,31 +219,48 @@ impl<'s> Session<'s> {
             if let Some(input) = self.inputs.get_mut(&partition) {
                 input.last_record_ms = Some(record.timestamp.0);
                 input.last_watermark_ms = self.assembly.watermark_ms(partition);
+                input.last_rolled_ms = self.roller.watermark_ms(partition);
                 input.last_arrival_ms = now_ms;
             }
         }
         Ok(())
     }
 
-    /// Assembles what the reader holds.
+    /// Assembles and counts what the reader holds.
     fn assemble(&mut self) -> Result<(), Error> {
         let batch = self.reader.finish();
         let mut rows = Rows::new(&batch)?;
+        let mut columns = Columns::new(&batch)?;
         let mut row = 0;
-        for step in self.steps.drain(..) {
-            self.assembly.begin_record(step.partition, step.timestamp_ms, &mut self.closed);
-            for _ in 0..step.spans {
+        for step in std::mem::take(&mut self.steps) {
+            let Step { partition, offset, timestamp_ms, spans } = step;
+            self.assembly.begin_record(partition, timestamp_ms, &mut self.closed);
+            let counts = self.roller.begin_record(partition, offset, timestamp_ms);
+            for row in row..row + spans {
                 let span = rows.span(row, self.assembly.names());
-                self.assembly.span(step.partition, step.offset, &span, &mut self.closed);
-                row += 1;
+                let is_new = self.assembly.span(partition, offset, &span, &mut self.closed);
+                if counts && is_new {
+                    self.roller.span(partition, &mut columns, row);
+                }
             }
-            self.assembly.end_record(step.partition, step.offset, &mut self.closed);
+            row += spans;
+            self.assembly.end_record(partition, offset, &mut self.closed);
+            // Before the watermark moves on: the window of a trace depends on no chunk.
+            self.count_closed();
+            self.roller.end_record(partition, offset);
         }
-        drop(rows);
-        self.assembly.sweep_names();
         self.queue_closed();
+        self.assembly.sweep_names();
         self.report();
         Ok(())
+    }
+
+    /// Counts the traces that were closed since the last call, each at its first version.
+    fn count_closed(&mut self) {
+        for closed in self.closed.iter().skip(self.counted).filter(|closed| closed.version == 1) {
+            self.roller.trace(closed.partition, &closed.facts, self.assembly.known_names());
+        }
+        self.counted = self.closed.len();
     }
 
     fn dead_letter(&mut self, record: &Record, error: &str) {
@@ -250,19 +276,18 @@ impl<'s> Session<'s> {
         // Never stamped before a record it comes from: a restart looks for it from that time on.
         let watermark = self.assembly.watermark_ms(partition).unwrap_or(i64::MIN);
         let timestamp = Millis(watermark.max(record.timestamp.0));
-        let letter = dead_letter(record, to, error, timestamp);
-        self.pending_bytes += letter.payload.as_ref().map_or(0, Bytes::len) + 256;
-        self.pending.push(Pending { partition, record: letter });
+        self.pending.push(partition, dead_letter(record, to, error, timestamp));
     }
 
     fn queue_closed(&mut self) {
+        self.count_closed();
+        self.counted = 0;
         for closed in self.closed.drain(..) {
             let labels = ReasonLabels { reason: closed.closed_by.as_str() };
             self.service.metrics.closed_traces.get_or_create(&labels).inc();
             if closed.version > 1 {
                 self.service.metrics.corrections.inc();
             }
-            self.pending_bytes += closed.summary.len() + 64;
             let to = TopicPartition::new(Arc::clone(&self.traces), closed.partition % self.traces_partitions);
             let record = NewRecord {
                 to,
@@ -271,7 +296,7 @@ impl<'s> Session<'s> {
                 headers: Vec::new(),
                 timestamp: Millis(closed.watermark_ms),
             };
-            self.pending.push(Pending { partition: closed.partition, record });
+            self.pending.push(closed.partition, record);
         }
     }
 
@@ -287,6 +312,12 @@ impl<'s> Session<'s> {
         metrics.open_traces.set(self.assembly.open_traces() as i64);
         metrics.held_traces.set(self.assembly.traces() as i64);
         metrics.state_bytes.set(self.assembly.bytes() as i64);
+        let rolled = self.roller.take_counts();
+        metrics.rollups.folded.inc_by(rolled.folded);
+        metrics.rollups.late.inc_by(rolled.late);
+        metrics.rollups.cells.set(self.roller.cells() as i64);
+        metrics.rollups.keys.set(self.roller.keys() as i64);
+        metrics.rollups.bytes.set(self.roller.bytes() as i64);
     }
 
     async fn assign(&mut self, partitions: Vec<(TopicPartition, Option<NextOffset>)>) -> Result<(), Error> {
@@ -307,8 +338,11 @@ impl<'s> Session<'s> {
                 tracing::error!(%at, lost = restored.lost, "retention removed records before they were assembled");
             }
             let from = restored.resume.from;
+            let state = rollup_state(&self.service.log, &self.rollups.state_of(partition), partition).await?;
+            let state = state.filter(|state| state.rolled_to <= restored.high).unwrap_or_default();
             self.consumer.seek(&at, NextOffset(from)).await?;
             self.assembly.assign(partition, restored.resume);
+            self.roller.assign(partition, state.rolled_to.max(from), state.watermark_ms);
             let input = Input {
                 at: at.clone(),
                 dedup: restored.dedup,
@@ -317,9 +351,11 @@ impl<'s> Session<'s> {
                 last_record_ms: None,
                 last_watermark_ms: None,
                 last_arrival_ms: self.service.clock.now_unix_millis(),
+                last_rolled_ms: state.watermark_ms,
+                last_flush: Instant::now(),
             };
             self.inputs.insert(partition, input);
-            if self.retry.is_some() {
+            if self.pending.is_paused() {
                 self.consumer.pause(&at)?;
             }
             self.service.metrics.restore_seconds.observe(begin.elapsed().as_secs_f64());
@@ -330,16 +366,15 @@ impl<'s> Session<'s> {
 
     /// Commits what is ready, then lets go. What could not be committed is made again by the next owner.
     async fn revoke(&mut self, partitions: &[TopicPartition]) -> Result<(), Error> {
-        self.commit().await?;
+        self.commit(true).await?;
         for at in partitions {
             let partition = at.partition;
             self.assembly.revoke(partition);
+            self.roller.revoke(partition);
+            self.states.remove(&partition);
             self.inputs.remove(&partition);
             self.service.metrics.lag.forget(partition);
-            self.pending.retain(|pending| pending.partition != partition);
-            if self.pending.is_empty() {
-                self.pending_bytes = 0;
-            }
+            self.pending.drop_partition(partition);
             tracing::info!(%at, "partition revoked");
         }
         self.report();
@@ -384,6 +419,9 @@ impl<'s> Session<'s> {
             if let Some(watermark) = input.last_watermark_ms {
                 self.assembly.advance(partition, watermark.saturating_add(waited_ms), &mut self.closed);
             }
+            if let Some(watermark) = input.last_rolled_ms {
+                self.roller.advance(partition, watermark.saturating_add(waited_ms));
+            }
         }
         self.queue_closed();
         self.report();
@@ -391,16 +429,21 @@ impl<'s> Session<'s> {
     }
 
     fn is_commit_due(&self) -> bool {
-        if let Some((at, _)) = self.retry {
-            return Instant::now() >= at;
+        if let Some(is_due) = self.pending.retry_is_due() {
+            return is_due;
         }
-        let since = self.last_commit.elapsed();
+        let since = self.pending.elapsed();
+        let config = &self.service.config;
+        let interval = Duration::from_millis(config.commit_interval_ms);
+        if since >= interval.min(WINDOW_PAUSE) && self.inputs.keys().any(|&p| self.roller.wants_flush(p)) {
+            return true;
+        }
         if self.pending.is_empty() {
-            return since >= Duration::from_millis(self.service.config.position_commit_ms);
+            return since >= Duration::from_millis(config.position_commit_ms);
         }
-        since >= Duration::from_millis(self.service.config.commit_interval_ms)
-            || self.pending.len() >= self.service.config.max_commit_records
-            || self.pending_bytes >= self.service.config.max_pending_bytes
+        since >= interval
+            || self.pending.len() >= config.max_commit_records
+            || self.pending.bytes() >= config.max_pending_bytes
     }
 
     /// Positions that moved since they were committed.
@@ -408,54 +451,70 @@ impl<'s> Session<'s> {
         self.inputs
             .iter()
             .filter_map(|(&partition, input)| {
-                let position = self.assembly.committable(partition)?;
+                let rolled_to = self.roller.rolled_to(partition)?;
+                let position = self.assembly.committable(partition)?.min(rolled_to);
                 (input.committed != Some(position)).then(|| (input.at.clone(), NextOffset(position)))
             })
             .collect()
     }
 
+    /// Makes partials of what has to be in the next transaction: traces whose summaries are, and spans of windows that
+    /// are over, that memory is short for, that keep a position from moving on, or (`all`) any.
+    fn flush_rollups(&mut self, all: bool) {
+        let patience = Duration::from_millis(self.service.config.position_commit_ms);
+        for (&partition, input) in &mut self.inputs {
+            let before = self.roller.rolled_to(partition);
+            let holds_back = self.assembly.committable(partition) > before;
+            let is_patient = !holds_back || input.last_flush.elapsed() < patience;
+            let mut mark: Option<Mark> = None;
+            if all || !is_patient || self.roller.wants_flush(partition) {
+                mark = self.roller.flush(partition, &mut self.partials);
+                input.last_flush = Instant::now();
+            } else {
+                self.roller.flush_traces(partition, &mut self.partials);
+            }
+            let is_counted = !self.partials.is_empty();
+            self.service.metrics.rollups.partials.inc_by(self.partials.len() as u64);
+            let timestamp = Millis(self.roller.watermark_ms(partition).unwrap_or(0));
+            let pending = &mut self.pending;
+            let put = |record| pending.push(partition, record);
+            self.rollups.records(partition, &mut self.partials, mark.as_ref(), timestamp, put);
+            if let Some(Mark { rolled_to, watermark_ms, is_new_window }) = mark
+                && (is_counted || is_new_window)
+            {
+                self.states.insert(partition, RollupState { source: partition, rolled_to, watermark_ms });
+            }
+        }
+    }
+
     /// One transaction; a passing fault leaves everything as it was and pauses the input.
-    async fn commit(&mut self) -> Result<(), Error> {
-        self.last_commit = Instant::now();
+    async fn commit(&mut self, all: bool) -> Result<(), Error> {
+        self.flush_rollups(all);
         let positions = self.positions();
-        if self.pending.is_empty() && positions.is_empty() {
+        if self.pending.is_empty() && positions.is_empty() && self.states.is_empty() {
+            self.pending.skip();
             return Ok(());
         }
-        let outputs: Vec<NewRecord> = self.pending.iter().map(|pending| pending.record.clone()).collect();
+        let states = self.states.values().map(|state| self.rollups.state_record(state)).collect();
         let group = self.consumer.group_metadata();
-        let begin = Instant::now();
-        match self.transactions.commit(outputs, group.as_ref(), &positions).await {
-            Ok(()) => {
-                self.service.metrics.transaction_seconds.observe(begin.elapsed().as_secs_f64());
-                self.commits += 1;
-                self.pending.clear();
-                self.pending_bytes = 0;
+        let service = self.service;
+        match self.pending.commit(states, group.as_ref(), &positions, &service.metrics).await? {
+            Outcome::Done { resumed } => {
+                self.states.clear();
                 for (at, position) in positions {
                     if let Some(input) = self.inputs.get_mut(&at.partition) {
                         input.committed = Some(position.0);
                         input.dead_lettered.retain(|&offset| offset >= position.0);
                     }
                 }
-                if self.retry.take().is_some() {
+                if resumed {
                     self.pause_all(false)?;
-                    tracing::info!("the log takes transactions again");
                 }
-                Ok(())
             }
-            Err(error) if error.is_retriable() => {
-                self.service.metrics.commit_failures.inc();
-                let pause = self
-                    .retry
-                    .map_or(self.service.config.retry(), |(_, pause)| (pause * 2).min(LONGEST_PAUSE));
-                if self.retry.is_none() {
-                    tracing::warn!(%error, "the log takes no transactions; input is paused");
-                    self.pause_all(true)?;
-                }
-                self.retry = Some((Instant::now() + pause, pause));
-                Ok(())
-            }
-            Err(error) => Err(error.into()),
+            Outcome::Later { first: true } => self.pause_all(true)?,
+            Outcome::Later { first: false } => {}
         }
+        Ok(())
     }
 
     fn pause_all(&mut self, paused: bool) -> Result<(), LogError> {
@@ -473,7 +532,7 @@ impl<'s> Session<'s> {
     /// The last commit. What cannot be committed now is made again at the next start.
     async fn drain(&mut self) -> Result<(), Error> {
         for attempt in 0..LAST_TRIES {
-            match self.commit().await {
+            match self.commit(true).await {
                 Ok(()) if self.pending.is_empty() => return Ok(()),
                 Ok(()) => {}
                 // Another member goes on from the committed positions: nothing is lost.

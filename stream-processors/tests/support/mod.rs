@@ -30,6 +30,9 @@ pub enum Fault {
     AmbiguousAfter,
 }
 
+/// The group that reads samples.
+pub const SAMPLES_GROUP: &str = "infertrace-samples";
+
 #[derive(Default)]
 struct Partition {
     low: u64,
@@ -40,7 +43,8 @@ struct Partition {
 struct State {
     partitions: BTreeMap<TopicPartition, Partition>,
     committed: BTreeMap<(String, TopicPartition), u64>,
-    generation: u64,
+    /// Of each transactional id, and so of the group whose name it begins with.
+    generations: BTreeMap<String, u64>,
     /// Calls so far, and what happens at which.
     calls: u64,
     faults: BTreeMap<u64, Fault>,
@@ -165,7 +169,17 @@ impl State {
         });
     }
 
-    fn call(&mut self) -> Option<Fault> {
+    /// How often a group's transactional id was taken.
+    fn generation(&self, group: &str) -> u64 {
+        let of_group = self.generations.iter().filter(|(id, _)| id.starts_with(group));
+        of_group.map(|(_, generation)| generation).sum()
+    }
+
+    /// Counts a call; what reads samples has no part in the faults, so that calls stay in one order.
+    fn call(&mut self, group: &str) -> Option<Fault> {
+        if group == SAMPLES_GROUP {
+            return None;
+        }
         let fault = self.faults.remove(&self.calls);
         self.calls += 1;
         fault
@@ -229,12 +243,12 @@ impl FakeConsumer {
         let log = self.log.clone();
         let mut state = log.state();
         if let Some(group) = self.group.clone() {
-            match state.call() {
+            match state.call(&group) {
                 Some(Fault::Unavailable) => return Err(LogError::Unavailable("by the test".to_owned())),
                 Some(_) => return Err(fenced()),
                 None => {}
             }
-            if self.generation != state.generation {
+            if self.generation != state.generation(&group) {
                 return Err(fenced());
             }
             let committed = |state: &State, at: &TopicPartition| {
@@ -254,7 +268,8 @@ impl FakeConsumer {
                     .collect();
                 return Ok(Event::Assigned(assigned));
             }
-            match state.rebalances.pop_front() {
+            let rebalance = if group == SAMPLES_GROUP { None } else { state.rebalances.pop_front() };
+            match rebalance {
                 Some(Event::Revoked(partitions)) => {
                     self.positions.retain(|at, _| !partitions.contains(at));
                     return Ok(Event::Revoked(partitions));
@@ -308,13 +323,13 @@ impl Transactions for FakeTransactions {
     ) -> Result<(), LogError> {
         let group = group.expect("a group").group.clone();
         let mut state = self.log.state();
-        let fault = state.call();
+        let fault = state.call(&group);
         match fault {
             Some(Fault::Unavailable) => return Err(LogError::Unavailable("by the test".to_owned())),
             Some(Fault::Fenced) => return Err(fenced()),
             Some(Fault::AmbiguousAfter) | None => {}
         }
-        if self.generation != state.generation {
+        if self.generation != state.generation(&group) {
             return Err(fenced());
         }
         for output in outputs {
@@ -346,14 +361,15 @@ impl Log for FakeLog {
         unreachable!("the processor writes in transactions only")
     }
 
-    async fn transactions(&self, _transactional_id: &str) -> Result<Box<dyn Transactions>, LogError> {
+    async fn transactions(&self, transactional_id: &str) -> Result<Box<dyn Transactions>, LogError> {
         let mut state = self.state();
-        state.generation += 1;
-        Ok(Box::new(FakeTransactions { log: self.clone(), generation: state.generation }))
+        let generation = state.generations.entry(transactional_id.to_owned()).or_default();
+        *generation += 1;
+        Ok(Box::new(FakeTransactions { log: self.clone(), generation: *generation }))
     }
 
     async fn consumer(&self, options: ConsumerOptions) -> Result<Box<dyn Consumer>, LogError> {
-        let generation = self.state().generation;
+        let generation = options.group.as_ref().map_or(0, |group| self.state().generation(group));
         let positions = options.assign.into_iter().map(|(at, position)| (at, position.0)).collect();
         Ok(Box::new(FakeConsumer {
             log: self.clone(),

@@ -2,6 +2,7 @@
 //!
 //! Pure: text in, figures out. Who reads the files is the caller's business.
 
+pub mod corpus;
 pub mod labels;
 pub mod nab;
 pub mod scenarios;

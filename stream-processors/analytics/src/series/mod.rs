@@ -1,6 +1,16 @@
 //! Anomalies in one series of (time, value), online: each row is scored from what came before it.
 
 pub mod baseline;
+pub mod config;
+mod detector;
+mod expectation;
+mod habituation;
+mod running;
+pub mod tail;
+mod window;
+
+pub use config::SeriesConfig;
+pub use detector::{Score, SeriesDetector, View};
 
 /// A detector of anomalies in one series. It sees each row once, in order, and knows nothing of the rows to come.
 pub trait Detector {

@@ -1,0 +1,145 @@
+//! Outputs that wait for their transaction, and the pause while the log takes none.
+//!
+//! Invariant: what is pending is committed whole, with the positions it belongs to, or stays as it is.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use infertrace_runtime::log::{GroupMetadata, LogError, NewRecord, NextOffset, TopicPartition, Transactions};
+use tokio::time::Instant;
+
+use super::LONGEST_PAUSE;
+use crate::metrics::Metrics;
+
+/// About what a record takes besides key and value.
+const RECORD_BYTES: usize = 64;
+
+/// An output that waits for its transaction, and the input partition it comes from.
+struct Output {
+    partition: u32,
+    record: NewRecord,
+}
+
+/// What became of a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// Committed; `resumed` after earlier ones failed.
+    Done { resumed: bool },
+    /// Not now; `first` of a row of failures.
+    Later { first: bool },
+}
+
+pub(super) struct Pending {
+    transactions: Box<dyn Transactions>,
+    outputs: Vec<Output>,
+    bytes: usize,
+    last_commit: Instant,
+    /// Set while transactions fail: when to try again, and the pause after that.
+    retry: Option<(Instant, Duration)>,
+    first_pause: Duration,
+    commits: u64,
+}
+
+impl Pending {
+    pub(super) fn new(transactions: Box<dyn Transactions>, first_pause: Duration) -> Self {
+        Self {
+            transactions,
+            outputs: Vec::new(),
+            bytes: 0,
+            last_commit: Instant::now(),
+            retry: None,
+            first_pause,
+            commits: 0,
+        }
+    }
+
+    pub(super) fn push(&mut self, partition: u32, record: NewRecord) {
+        self.bytes += record.payload.as_ref().map_or(0, Bytes::len) + RECORD_BYTES;
+        self.outputs.push(Output { partition, record });
+    }
+
+    /// Forgets what comes from a partition that another member makes again.
+    pub(super) fn drop_partition(&mut self, partition: u32) {
+        self.outputs.retain(|output| output.partition != partition);
+        if self.outputs.is_empty() {
+            self.bytes = 0;
+        }
+    }
+
+    pub(super) const fn is_empty(&self) -> bool {
+        self.outputs.is_empty()
+    }
+
+    pub(super) const fn len(&self) -> usize {
+        self.outputs.len()
+    }
+
+    pub(super) const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Transactions so far.
+    pub(super) const fn commits(&self) -> u64 {
+        self.commits
+    }
+
+    /// Since the last transaction was tried.
+    pub(super) fn elapsed(&self) -> Duration {
+        self.last_commit.elapsed()
+    }
+
+    /// While transactions fail: whether it is time to try again.
+    pub(super) fn retry_is_due(&self) -> Option<bool> {
+        self.retry.map(|(at, _)| Instant::now() >= at)
+    }
+
+    pub(super) const fn is_paused(&self) -> bool {
+        self.retry.is_some()
+    }
+
+    /// Nothing had to be committed.
+    pub(super) fn skip(&mut self) {
+        self.last_commit = Instant::now();
+    }
+
+    /// One transaction of everything pending, `states` and `positions`.
+    ///
+    /// # Errors
+    /// When the session has to end; a passing fault is [`Outcome::Later`].
+    pub(super) async fn commit(
+        &mut self,
+        states: Vec<NewRecord>,
+        group: Option<&GroupMetadata>,
+        positions: &[(TopicPartition, NextOffset)],
+        metrics: &Metrics,
+    ) -> Result<Outcome, LogError> {
+        self.last_commit = Instant::now();
+        let begin = Instant::now();
+        let mut records: Vec<NewRecord> = self.outputs.iter().map(|output| output.record.clone()).collect();
+        records.extend(states);
+        match self.transactions.commit(records, group, positions).await {
+            Ok(()) => {
+                metrics.transaction_seconds.observe(begin.elapsed().as_secs_f64());
+                self.commits += 1;
+                self.outputs.clear();
+                self.bytes = 0;
+                let resumed = self.retry.take().is_some();
+                if resumed {
+                    tracing::info!("the log takes transactions again");
+                }
+                Ok(Outcome::Done { resumed })
+            }
+            Err(error) if error.is_retriable() => {
+                metrics.commit_failures.inc();
+                let first = self.retry.is_none();
+                if first {
+                    tracing::warn!(%error, "the log takes no transactions; input is paused");
+                }
+                let pause = self.retry.map_or(self.first_pause, |(_, pause)| (pause * 2).min(LONGEST_PAUSE));
+                self.retry = Some((Instant::now() + pause, pause));
+                Ok(Outcome::Later { first })
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
