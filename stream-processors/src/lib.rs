@@ -15,6 +15,7 @@ pub mod delivery;
 pub mod insights;
 mod metrics;
 pub mod partials;
+pub mod replay;
 mod restore;
 pub mod rollup;
 pub mod rows;

@@ -21,7 +21,7 @@ const BASELINE_ALGORITHM: &str = "median-mad/1";
 
 /// Writes outputs with the schema ids of this process.
 #[derive(Debug)]
-pub(super) struct Converter {
+pub(crate) struct Converter {
     rollups: SchemaIds,
     baselines: SchemaIds,
     insights: SchemaIds,
@@ -29,14 +29,14 @@ pub(super) struct Converter {
 
 /// Partitions of the topics that are written.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Partitions {
-    pub(super) rollups: u32,
-    pub(super) baselines: u32,
-    pub(super) insights: u32,
+pub(crate) struct Partitions {
+    pub(crate) rollups: u32,
+    pub(crate) baselines: u32,
+    pub(crate) insights: u32,
 }
 
 impl Converter {
-    pub(super) fn current() -> Self {
+    pub(crate) fn current() -> Self {
         Self {
             rollups: SchemaIds::current::<avro::Rollup>(),
             baselines: SchemaIds::current::<avro::Baseline>(),
@@ -45,7 +45,7 @@ impl Converter {
     }
 
     /// The record of `rollup`, for the partition that stands for `partition` of the partials.
-    pub(super) fn rollup(
+    pub(crate) fn rollup(
         &self,
         rollup: &output::Rollup,
         partition: u32,
@@ -56,7 +56,7 @@ impl Converter {
         new(at, &record.model, encode(&self.rollups, &record)?, rollup.window_ms + rollup.length_ms)
     }
 
-    pub(super) fn baseline(
+    pub(crate) fn baseline(
         &self,
         baseline: &output::Baseline,
         partition: u32,
@@ -72,7 +72,7 @@ impl Converter {
         new(at, &key, encode(&self.baselines, &record)?, baseline.computed_ms)
     }
 
-    pub(super) fn insight(
+    pub(crate) fn insight(
         &self,
         insight: &output::Insight,
         partition: u32,
