@@ -71,7 +71,7 @@ unset CARGO_TARGET_DIR
 raw="$wasm_target/wasm32-unknown-unknown/wasm/infertrace_ui.wasm"
 
 # 2. JavaScript glue and a smaller module, unless the compiler wrote the same bytes as last time.
-made="$(sha256sum "$raw" xtask/bindgen/src/main.rs ui-leptos/package-lock.json | sha256sum | cut -d' ' -f1)"
+made="$(sha256sum "$raw" xtask/bindgen/src/main.rs ui-leptos/scripts/exports.mjs ui-leptos/package-lock.json | sha256sum | cut -d' ' -f1)"
 if [ "$(cat "$work/made" 2>/dev/null || true)" != "$made" ]; then
   # The tool is kept by version, so that cargo need not be asked (and waited for) again.
   version="$(sed -n '/^name = "wasm-bindgen-cli-support"$/{n;s/version = "\(.*\)"/\1/p}' Cargo.lock)"
@@ -82,12 +82,13 @@ if [ "$(cat "$work/made" 2>/dev/null || true)" != "$made" ]; then
   fi
   rm -rf "$work/glue" "$work/made"
   "$bindgen" "$raw" "$work/glue" app
+  node ui-leptos/scripts/exports.mjs "$work/glue/app_bg.wasm" "$work/glue/app_lean.wasm"
   # Only features that every current browser has; --all-features makes a module that none of them loads.
   say "optimising"
   ui-leptos/node_modules/.bin/wasm-opt -Oz --converge \
     --enable-bulk-memory --enable-bulk-memory-opt --enable-reference-types --enable-multivalue --enable-sign-ext \
     --enable-mutable-globals --enable-nontrapping-float-to-int \
-    "$work/glue/app_bg.wasm" -o "$work/glue/app.wasm"
+    "$work/glue/app_lean.wasm" -o "$work/glue/app.wasm"
   printf '%s' "$made" >"$work/made"
 fi
 

@@ -4,6 +4,7 @@ import { readFileSync, readdirSync, statSync } from "node:fs";
 import { createRequire } from "node:module";
 import { after, before, test } from "node:test";
 import { launch, open } from "./browser.mjs";
+import { insightIds } from "./insights.mjs";
 import { Fixture, dist, ids, start } from "./server.mjs";
 
 const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
@@ -42,6 +43,12 @@ const states = [
   ["large trace", () => server, `/traces/${ids.large}`, ".row"],
   ["flame graph", () => server, `/traces/${ids.plain}?tab=flame`, ".frame"],
   ["missing trace", () => server, `/traces/${ids.missing}`, ".statement"],
+  ["insights", () => server, "/insights?state=all", ".insight-row"],
+  ["no insights", () => empty, "/insights", ".statement"],
+  ["failed insights", () => broken, "/insights", ".statement"],
+  ["insight", () => server, `/insights/${insightIds.queue}`, ".chart-course"],
+  ["insight with little", () => server, `/insights/${insightIds.plain}`, ".evidence"],
+  ["missing insight", () => server, "/insights/none", ".statement"],
   ["unknown page", () => server, "/nowhere", ".statement"],
   ["help", () => server, "/traces", ".trace-row", async (page) => { await page.keyboard.press("?"); await page.locator("dialog[open]").waitFor(); }],
 ];

@@ -5,6 +5,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { homedir } from "node:os";
 import { extname, join } from "node:path";
 import { chatTrace, ids, largeTrace, summarise, traceId } from "./fixtures.mjs";
+import { baselines, insights, listed, rollups } from "./insights.mjs";
 
 export const dist = process.env.UI_DIST ?? join(process.env.XDG_CACHE_HOME ?? join(homedir(), ".cache"), "infertrace/ui/dist");
 
@@ -21,6 +22,9 @@ export class Fixture {
     this.delay = 0;
     this.requests = [];
     this.details = new Map();
+    this.insights = traces > 0 ? insights(now) : [];
+    /** Open streams of insights. */
+    this.streams = new Set();
     this.list = [];
     for (let seed = 0; seed < traces; seed += 1) this.add(seed, now - 4_000 - seed * 14_500 + (seed % 7) * 900);
     if (traces > 0) {
@@ -69,6 +73,18 @@ export class Fixture {
     return { traces: found.slice(from, from + limit), next_cursor: from + limit < found.length ? String(from + limit) : null };
   }
 
+  /** Tells every listener, and keeps it for later questions. */
+  publish(insight) {
+    this.insights = [insight, ...this.insights.filter((one) => one.id !== insight.id)];
+    for (const stream of this.streams) stream.write(`id: 0-1\nevent: insight\ndata: ${JSON.stringify(insight)}\n\n`);
+  }
+
+  /** Insights that a trace's answer names. */
+  about(trace) {
+    const found = this.insights.filter((one) => one.example_traces.includes(trace.trace_id));
+    return found.map(({ id, title, kind, severity, state }) => ({ id, title, kind, severity, state, is_example: true }));
+  }
+
   answer(url) {
     this.requests.push(url.pathname + url.search);
     if (this.fail) {
@@ -78,9 +94,17 @@ export class Fixture {
     if (path === "/api/v1/traces") return [200, this.search(url.searchParams)];
     if (path === "/api/v1/services") return [200, { services: [...new Set(this.list.flatMap((trace) => trace.services))].sort().map((name) => ({ name, span_count: 1 })), unread: [] }];
     if (path === "/api/v1/models") return [200, { models: [...new Set(this.list.flatMap((trace) => trace.models))].sort().map((name) => ({ name, span_count: 1 })), unread: [] }];
+    if (path === "/api/v1/insights") return [200, listed(this.insights, url.searchParams)];
+    if (path === "/api/v1/rollups") return [200, rollups(this.insights, url.searchParams)];
+    if (path === "/api/v1/baselines") return [200, baselines(url.searchParams)];
+    if (path.startsWith("/api/v1/insights/")) {
+      const insight = this.insights.find((one) => one.id === decodeURIComponent(path.slice("/api/v1/insights/".length)));
+      if (insight) return [200, insight];
+      return [404, { type: "about:blank", title: "Insight not found", status: 404, detail: "no such insight is held", code: "insight_not_found" }];
+    }
     const id = path.match(/^\/api\/v1\/traces\/([0-9a-f]{32})$/)?.[1];
     const trace = this.details.get(id);
-    if (trace) return [200, trace];
+    if (trace) return [200, { ...trace, insights: this.about(trace) }];
     return [404, { type: "about:blank", title: "Not found", status: 404, detail: `no span of trace ${id}`, code: "not_found" }];
   }
 }
@@ -90,6 +114,13 @@ export async function start(fixture) {
   if (!existsSync(join(dist, "index.html"))) throw new Error(`no UI in ${dist}; run ui-leptos/build.sh first`);
   const server = createServer((request, response) => {
     const url = new URL(request.url, "http://ui.test");
+    if (url.pathname === "/api/v1/insights/stream" && !fixture.fail) {
+      response.writeHead(200, { "content-type": "text/event-stream", "cache-control": "no-store" });
+      response.write("event: ready\ndata: {}\n\n");
+      fixture.streams.add(response);
+      response.on("close", () => fixture.streams.delete(response));
+      return;
+    }
     if (url.pathname.startsWith("/api/")) {
       const [status, body] = fixture.answer(url);
       const send = () => {

@@ -2,6 +2,7 @@
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { launch, open } from "./browser.mjs";
+import { insightIds } from "./insights.mjs";
 import { Fixture, ids, start } from "./server.mjs";
 
 const [out = "/tmp/infertrace-shots", ...only] = process.argv.slice(2);
@@ -39,6 +40,14 @@ const shots = [
   ["trace-missing", server, `/traces/${ids.missing}`, ".statement"],
   ["trace-loading", slow, `/traces/${ids.plain}`, ".skeleton"],
   ["help", server, "/traces", ".trace-row", async (page) => { await page.getByRole("button", { name: "Keyboard help" }).click(); }],
+  ["insights", server, "/insights?state=all", ".insight-row"],
+  ["insights-empty", empty, "/insights", ".statement"],
+  ["insights-error", broken, "/insights", ".statement"],
+  ["insights-loading", slow, "/insights", ".filters"],
+  ["insight", server, `/insights/${insightIds.queue}`, ".chart-course"],
+  ["insight-cache", server, `/insights/${insightIds.cache}`, ".chart-course"],
+  ["insight-little", server, `/insights/${insightIds.plain}`, ".evidence"],
+  ["insight-missing", server, "/insights/none", ".statement"],
   ["unknown", server, "/nowhere", ".statement"],
 ];
 
@@ -52,7 +61,7 @@ for (const [name, { base }, path, ready, act] of shots) {
         await page.waitForSelector(ready, { timeout: 10_000 });
         if (act && !(width < 600 && name.includes("hover"))) await act(page);
         await page.waitForTimeout(150);
-        await page.screenshot({ path: join(out, `${name}-${width}-${theme}.png`) });
+        await page.screenshot({ path: join(out, `${name}-${width}-${theme}.png`), fullPage: name.startsWith("insight") });
       } catch (error) {
         console.error(`${name} ${width} ${theme}: ${error.message.split("\n")[0]}`);
       }

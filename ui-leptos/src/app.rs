@@ -7,6 +7,7 @@ use leptos::prelude::*;
 use crate::browser;
 use crate::erase::{live, mouse, view_of};
 use crate::help::Help;
+use crate::insights::{InsightPage, InsightsPage, InsightsState};
 use crate::parts::{Colours, Heading, Now, icon, statement};
 use crate::router::Router;
 use crate::theme;
@@ -17,6 +18,8 @@ use crate::traces::{ListState, TracesPage};
 enum Page {
     Traces,
     Trace(String),
+    Insights,
+    Insight(String),
     Unknown(String),
 }
 
@@ -28,6 +31,8 @@ pub(crate) fn App() -> AnyView {
     provide_context(Colours::load());
     provide_context(Now::install());
     provide_context(ListState::new(router));
+    let insights = InsightsState::install(router);
+    provide_context(insights);
     let dark = RwSignal::new(theme::is_dark());
     let help = RwSignal::new(false);
     let keys = window_event_listener(ev::keydown, move |event| {
@@ -42,12 +47,16 @@ pub(crate) fn App() -> AnyView {
         router.route().with(|route| match route {
             Route::Traces(_) => Page::Traces,
             Route::Trace { id, .. } => Page::Trace(id.clone()),
+            Route::Insights(_) => Page::Insights,
+            Route::Insight(id) => Page::Insight(id.clone()),
             Route::Unknown(path) => Page::Unknown(path.clone()),
         })
     });
     let content = move || match page.get() {
         Page::Traces => view! { <TracesPage/> }.into_any(),
         Page::Trace(id) => view! { <TracePage id=id/> }.into_any(),
+        Page::Insights => view! { <InsightsPage/> }.into_any(),
+        Page::Insight(id) => view! { <InsightPage id=id/> }.into_any(),
         Page::Unknown(path) => unknown(path),
     };
     let theme_label = move || if dark.get() { "Use the light theme" } else { "Use the dark theme" };
@@ -61,6 +70,10 @@ pub(crate) fn App() -> AnyView {
             <nav aria-label="Pages">
                 <a href=live(move || router.list_url()) aria-current=live(move || (page.get() == Page::Traces).then_some("page"))>
                     "Traces"
+                </a>
+                <a href=live(move || router.insights_url()) aria-current=live(move || (page.get() == Page::Insights).then_some("page"))>
+                    "Insights"
+                    {view_of(move || insights.badge())}
                 </a>
             </nav>
             <div class="topbar-end">

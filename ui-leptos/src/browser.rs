@@ -1,5 +1,6 @@
 //! The browser's odds and ends: clock, time zone, storage, clipboard, focus.
 
+use infertrace_ui_model::node::{Child, Node};
 use leptos::prelude::*;
 use wasm_bindgen::{JsCast, JsValue};
 use web_sys::HtmlElement;
@@ -42,6 +43,34 @@ pub(crate) fn store(key: &str, value: Option<&str>) {
 
 pub(crate) fn element_by_id(id: &str) -> Option<HtmlElement> {
     document().get_element_by_id(id)?.dyn_into().ok()
+}
+
+const SVG: &str = "http://www.w3.org/2000/svg";
+
+/// Makes elements of a tree: texts and attributes only, never markup.
+pub(crate) fn draw(node: &Node) -> Option<web_sys::Element> {
+    let page = document();
+    let element = match node.tag {
+        "svg" | "path" | "use" => page.create_element_ns(Some(SVG), node.tag),
+        tag => page.create_element(tag),
+    };
+    let element = element.ok()?;
+    for (name, value) in &node.attributes {
+        let _ = element.set_attribute(name, value);
+    }
+    for child in &node.children {
+        match child {
+            Child::Node(node) => {
+                if let Some(inside) = draw(node) {
+                    let _ = element.append_child(&inside);
+                }
+            }
+            Child::Text(text) => {
+                let _ = element.append_child(&page.create_text_node(text));
+            }
+        }
+    }
+    Some(element)
 }
 
 /// Moves the focus to the element with an id.

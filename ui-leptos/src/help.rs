@@ -11,7 +11,10 @@ const GROUPS: [(&str, &[(&str, &str)]); 3] = [
         "Everywhere",
         &[("/", "Go to the search field"), ("?", "Show this help"), ("Esc", "Close, or leave a field")],
     ),
-    ("Traces", &[("j k", "Next, previous trace"), ("Enter", "Open it"), ("l", "Live on or off")]),
+    (
+        "Traces, insights",
+        &[("j k", "Next, previous in the list"), ("Enter", "Open it"), ("l", "Live traces on or off")],
+    ),
     (
         "Trace",
         &[

@@ -13,6 +13,7 @@ mod app;
 mod browser;
 mod erase;
 mod help;
+mod insights;
 mod net;
 mod parts;
 mod router;

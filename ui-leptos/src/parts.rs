@@ -1,6 +1,8 @@
 //! Small pieces that every page uses.
 
 use infertrace_ui_model::colour::Palette;
+use infertrace_ui_model::node::Node;
+use leptos::html;
 use leptos::prelude::*;
 
 use crate::browser;
@@ -94,6 +96,28 @@ pub(crate) fn CopyButton(#[prop(into)] text: String, #[prop(into)] label: String
         </button>
     }
     .into_any()
+}
+
+/// A part of a page that is computed as a tree of elements and drawn anew when it changes; the focus stays on the element
+/// with the same id.
+pub(crate) fn region(class: &'static str, tree: impl Fn() -> Node + Send + Sync + 'static) -> AnyView {
+    let tree: Box<dyn Fn() -> Node + Send + Sync> = Box::new(tree);
+    let place: NodeRef<html::Div> = NodeRef::new();
+    Effect::new(move |shown: Option<Option<Node>>| {
+        let tree = tree();
+        let place = place.get()?;
+        if shown.flatten().as_ref() != Some(&tree) {
+            let focused = document().active_element().filter(|active| place.contains(Some(active)));
+            let focused = focused.map(|active| active.id()).filter(|id| !id.is_empty());
+            place.set_text_content(None);
+            if let Some(element) = browser::draw(&tree) {
+                let _ = place.append_child(&element);
+            }
+            focused.iter().for_each(|id| browser::focus(id));
+        }
+        Some(tree)
+    });
+    view! { <div class=class node_ref=place></div> }.into_any()
 }
 
 /// Rank of a statement's heading.

@@ -11,12 +11,16 @@ pub(crate) struct Router {
     route: RwSignal<Route>,
     /// Address of the list as it was left, for the way back from a trace.
     list: RwSignal<String>,
+    /// The same of the insights.
+    insights: RwSignal<String>,
 }
 
 impl Router {
     /// Starts to follow the address bar; once, by the app.
     pub(crate) fn install() -> Self {
-        let router = Self { route: RwSignal::new(current()), list: RwSignal::new("/traces".to_owned()) };
+        let kept = |path: &str| RwSignal::new(path.to_owned());
+        let router =
+            Self { route: RwSignal::new(current()), list: kept("/traces"), insights: kept("/insights") };
         router.remember();
         window_event_listener(ev::popstate, move |_| {
             router.route.set(current());
@@ -43,6 +47,10 @@ impl Router {
 
     pub(crate) fn list_url(self) -> String {
         self.list.get()
+    }
+
+    pub(crate) fn insights_url(self) -> String {
+        self.insights.get()
     }
 
     /// Opens a page; a new entry in the history unless it is already there.
@@ -73,10 +81,10 @@ impl Router {
     }
 
     fn remember(self) {
-        self.route.with_untracked(|route| {
-            if matches!(route, Route::Traces(_)) {
-                self.list.set(route.to_url());
-            }
+        self.route.with_untracked(|route| match route {
+            Route::Traces(_) => self.list.set(route.to_url()),
+            Route::Insights(_) => self.insights.set(route.to_url()),
+            _ => {}
         });
     }
 }
@@ -85,6 +93,8 @@ fn page_key(route: &Route) -> &str {
     match route {
         Route::Traces(_) => "",
         Route::Trace { id, .. } => id,
+        Route::Insights(_) => "insights",
+        Route::Insight(id) => id,
         Route::Unknown(path) => path,
     }
 }

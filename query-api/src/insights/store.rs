@@ -76,7 +76,7 @@ pub struct Revision {
     pub window_start_ns: i64,
     /// End of it.
     pub window_end_ns: i64,
-    /// When it was written, milliseconds since 1970.
+    /// Time of its record, milliseconds since 1970: the end of its window in event time.
     pub recorded_ms: i64,
 }
 
@@ -91,7 +91,7 @@ pub struct Held {
     pub first_window_ns: i64,
     /// Where the latest revision stands in the log.
     pub place: Place,
-    /// When it was written, milliseconds since 1970.
+    /// Time of its record, milliseconds since 1970: the end of its window in event time.
     pub recorded_ms: i64,
     bytes: usize,
 }

@@ -6,10 +6,9 @@ use arrow::{
 };
 use infertrace_schemas::{
     columns::name,
-    trace::{Analysis, Inference, NONE, NameId, Names, SpanNode, TraceInput, analyze},
+    trace::{Analysis, Inference, NONE, NameId, Names, SpanNode, TraceInput, analyze, request_key},
     view::{Column, Id, Number, OptionalId, OptionalNumber, OptionalTerm, OptionalText, Term},
 };
-use xxhash_rust::xxh3::xxh3_64;
 
 use crate::store::{Part, Tier};
 
@@ -127,7 +126,7 @@ impl<'a> Columns<'a> {
     fn inference(&self, row: usize) -> Option<Inference> {
         let queue = self.queue_wait.get(row).filter(|wait| wait.is_finite() && *wait >= 0.0);
         let inference = Inference {
-            request: self.request.get(row).map_or(0, |request| xxh3_64(request.as_bytes())),
+            request: self.request.get(row).map_or(0, request_key),
             input_tokens: self.input.get(row),
             output_tokens: self.output.get(row),
             cached_tokens: self.cached.get(row),

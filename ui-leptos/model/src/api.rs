@@ -98,6 +98,8 @@ pub struct TraceDetail {
     pub critical_path_segments: Vec<PathSegment>,
     /// Services whose clocks the server adjusted.
     pub clock_shifts: Vec<ClockShift>,
+    /// Insights that may be about it, in brief.
+    pub insights: Value,
     /// Models that took part.
     pub models: Vec<String>,
     /// Prompt tokens, each request counted once.

@@ -67,6 +67,13 @@ pub fn encode(text: &str, out: &mut String) {
     }
 }
 
+/// Percent-encodes one segment of a path: a slash in it is no separator.
+pub fn encode_segment(text: &str, out: &mut String) {
+    let mut encoded = String::new();
+    encode(text, &mut encoded);
+    out.push_str(&encoded.replace('/', "%2F"));
+}
+
 /// Decodes one component; `+` is a space, as HTML forms write it.
 pub fn decode(text: &str) -> String {
     let bytes = text.as_bytes();

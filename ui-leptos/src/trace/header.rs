@@ -3,6 +3,7 @@
 use infertrace_ui_model::api::Nanos;
 use infertrace_ui_model::critical;
 use infertrace_ui_model::format;
+use infertrace_ui_model::insight::strip;
 use infertrace_ui_model::summary::stage_class;
 use infertrace_ui_model::trace::TraceModel;
 use leptos::prelude::*;
@@ -10,7 +11,7 @@ use leptos::prelude::*;
 use super::state::TraceState;
 use crate::browser;
 use crate::erase::{live, mouse};
-use crate::parts::{Colours, CopyButton, icon, service_tag};
+use crate::parts::{Colours, CopyButton, icon, region, service_tag};
 use crate::router::Router;
 
 /// Parts of the critical path that are named; the rest is summed up.
@@ -43,6 +44,7 @@ pub(super) fn Header(state: TraceState, reload: Callback<()>) -> AnyView {
                     {failed.then(|| view! { <span class="badge is-error">{icon("alert")} "Failed"</span> }.into_any())}
                 </h1>
             </div>
+            {strip(&model.detail.insights).map(|found| region("", move || found.clone()))}
             {figures(&model)}
             {completeness(&model)}
             {path_shares(&model)}

@@ -14,6 +14,7 @@ use crate::browser;
 use crate::erase::{live, mouse, view_of};
 use crate::parts::{Heading, failure, icon};
 pub(crate) use state::ListState;
+pub(crate) use table::move_focus;
 use state::Phase;
 
 /// `/traces`.

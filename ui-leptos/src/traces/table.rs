@@ -217,7 +217,7 @@ fn More(state: ListState) -> AnyView {
 }
 
 /// Moves the focus to another row's link; from outside of the table to its first or last row.
-pub(super) fn move_focus(step: i32) {
+pub(crate) fn move_focus(step: i32) {
     let Ok(links) = document().query_selector_all(".row-link") else {
         return;
     };
@@ -227,6 +227,9 @@ pub(super) fn move_focus(step: i32) {
         let link = links.item(*index as u32);
         matches!((&link, &active), (Some(link), Some(active)) if active.is_same_node(Some(link)))
     });
+    if count == 0 {
+        return;
+    }
     let next = match here {
         Some(here) => (here + step).clamp(0, count - 1),
         None if step > 0 => 0,

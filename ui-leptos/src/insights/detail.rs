@@ -1,0 +1,148 @@
+//! One insight. It is asked for again when the stream says that it changed.
+
+use std::sync::Arc;
+
+use infertrace_ui_model::insight::page::{self, Frame};
+use infertrace_ui_model::insight::{Insight, chart};
+use infertrace_ui_model::node::{Node, el};
+use infertrace_ui_model::query_string;
+use leptos::prelude::*;
+use leptos::task::spawn_local;
+use serde_json::Value;
+
+use super::state::InsightsState;
+use crate::browser;
+use crate::erase::{mouse, view_of};
+use crate::net::{self, LoadError};
+use crate::parts::{Heading, failure, icon, region, statement};
+use crate::router::Router;
+
+#[derive(Clone)]
+enum Phase {
+    Loading,
+    Ready,
+    Failed(LoadError),
+}
+
+/// What the page shows.
+#[derive(Clone, Default)]
+struct Shown {
+    insight: Insight,
+    chart: Option<Node>,
+}
+
+/// `/insights/{id}`.
+#[component]
+pub(crate) fn InsightPage(id: String) -> AnyView {
+    let state = InsightsState::get();
+    let router = Router::get();
+    let phase = RwSignal::new(Phase::Loading);
+    let shown: RwSignal<Shown> = RwSignal::new(Shown::default());
+    let id: Arc<str> = id.into();
+    let load = {
+        let id = Arc::clone(&id);
+        move || {
+            let mut url = "/api/v1/insights/".to_owned();
+            query_string::encode_segment(&id, &mut url);
+            spawn_local(async move {
+                let answer = net::get_json::<Value>(&url).await;
+                match answer {
+                    Ok(found) => {
+                        let insight = Insight::of(&found);
+                        let _ = shown.try_update(|shown| shown.insight = insight.clone());
+                        let _ = phase.try_set(Phase::Ready);
+                        let chart = draw_chart(&insight).await;
+                        let _ = shown.try_update(|shown| shown.chart = chart);
+                    }
+                    Err(error) => _ = phase.try_set(Phase::Failed(error)),
+                }
+            });
+        }
+    };
+    document().set_title("Insight · InferTrace");
+    let again = load.clone();
+    let own = Arc::clone(&id);
+    Effect::new(move |before: Option<()>| {
+        let changed = state.changed.get();
+        if before.is_none() || changed.is_empty() || *changed == *own {
+            again();
+        }
+    });
+    request_animation_frame(|| {
+        if document().active_element().is_none_or(|active| active.tag_name() == "BODY") {
+            browser::focus("main");
+        }
+    });
+    let tree = move || {
+        let frame = Frame {
+            now_ms: state.clock.get(),
+            offset_minutes: browser::offset_minutes(browser::now_ms()),
+            list_url: router.insights_url(),
+        };
+        shown.with(|shown| {
+            document().set_title(&format!("{} · InferTrace", shown.insight.title));
+            arrange(shown, &frame)
+        })
+    };
+    let body = move || match phase.get() {
+        Phase::Loading => skeleton(),
+        Phase::Ready => region("", tree),
+        Phase::Failed(error) if error.status() == 404 => not_found(&id, load.clone()),
+        Phase::Failed(error) => {
+            let load = load.clone();
+            failure(Heading::Page, &error, load)
+        }
+    };
+    view! { <div class="page insight">{view_of(body)}</div> }.into_any()
+}
+
+/// Reading order: what, what to do, why, the numbers, then what backs them.
+fn arrange(shown: &Shown, frame: &Frame) -> Node {
+    let insight = &shown.insight;
+    let main = el("div", "insight-main")
+        .add(page::advice(insight))
+        .add(page::causes(insight))
+        .all(shown.chart.clone())
+        .add(page::evidence(insight));
+    let side = el("div", "insight-side").add(page::traces(insight)).add(page::history(insight, frame));
+    el("article", "").add(page::head(insight, frame)).add(el("div", "insight-columns").add(main).add(side))
+}
+
+/// The course of the evidence over its baseline; none where there is nothing to draw.
+async fn draw_chart(insight: &Insight) -> Option<Node> {
+    let evidence = chart::drawn(insight)?;
+    let now_ns = browser::now_ms() * 1_000_000;
+    let rollups = chart::rollup_query(insight, now_ns);
+    let rollups: Value = net::get_json(&format!("/api/v1/rollups?{rollups}")).await.ok()?;
+    let baselines = chart::baseline_query(insight, evidence);
+    let baselines: Value = net::get_json(&format!("/api/v1/baselines?{baselines}")).await.unwrap_or_default();
+    let course = chart::Course::of(&rollups, evidence)?;
+    let band = chart::band(&baselines, insight, evidence);
+    let offset = browser::offset_minutes(browser::now_ms());
+    Some(chart::chart(insight, evidence, &course, band, offset))
+}
+
+fn not_found(id: &str, retry: impl Fn() + 'static) -> AnyView {
+    let list = Router::get().insights_url();
+    let action = view! {
+        <button type="button" class="button primary" on:click=mouse(move |_| retry())>{icon("refresh")} "Look again"</button>
+        <a class="button" href=list>"Back to the insights"</a>
+    }
+    .into_any();
+    let words = format!("{id} is not held. Insights are kept for some days after their last change.");
+    statement(Heading::Page, "search", "Insight not found".to_owned(), words, action)
+}
+
+fn skeleton() -> AnyView {
+    let rows = (0..6)
+        .map(|_| view! { <div class="skeleton-row"><i></i><i></i><i></i></div> }.into_any())
+        .collect_view();
+    view! {
+        <div class="skeleton" role="status" aria-label="Loading the insight">
+            <div class="skeleton-title"></div>
+            <div class="skeleton-stats"></div>
+            {rows}
+        </div>
+    }
+    .into_any()
+}
