@@ -7,6 +7,8 @@
 //! Spans are counted in partials once a window is over, so a position is committed only up to where they are
 //! ([`Roller::rolled_to`]); traces are counted in the transaction of their summary.
 
+mod commit;
+
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
@@ -25,18 +27,14 @@ use infertrace_schemas::{
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    Error, Service,
-    pending::{Outcome, Pending},
-    rollups::RollupOutput,
-};
+use super::{Error, Service, pending::Pending, rollups::RollupOutput};
 use crate::{
     assembly::{Assembly, Closed},
     dead_letter::dead_letter,
     metrics::ReasonLabels,
     partials::RollupState,
     restore::{Outputs, restore, rollup_state},
-    rollup::{Columns, Mark, Roller},
+    rollup::{Columns, Roller},
     rows::Rows,
 };
 
@@ -45,10 +43,6 @@ const BATCH_SPANS: usize = 8_192;
 const POLL_TIME: Duration = Duration::from_millis(100);
 /// Offsets at the end of a topic that may be transaction markers.
 const MARKERS: u64 = 8;
-/// Tries of the last commit when shutting down.
-const LAST_TRIES: u32 = 3;
-/// Shortest time between transactions that only a closed window asks for.
-const WINDOW_PAUSE: Duration = Duration::from_millis(50);
 
 /// One assigned partition.
 struct Input {
@@ -232,8 +226,8 @@ impl<'s> Session<'s> {
         let mut rows = Rows::new(&batch)?;
         let mut columns = Columns::new(&batch)?;
         let mut row = 0;
-        for step in std::mem::take(&mut self.steps) {
-            let Step { partition, offset, timestamp_ms, spans } = step;
+        let mut steps = std::mem::take(&mut self.steps);
+        for Step { partition, offset, timestamp_ms, spans } in steps.drain(..) {
             self.assembly.begin_record(partition, timestamp_ms, &mut self.closed);
             let counts = self.roller.begin_record(partition, offset, timestamp_ms);
             for row in row..row + spans {
@@ -249,6 +243,7 @@ impl<'s> Session<'s> {
             self.count_closed();
             self.roller.end_record(partition, offset);
         }
+        self.steps = steps;
         self.queue_closed();
         self.assembly.sweep_names();
         self.report();
@@ -425,126 +420,6 @@ impl<'s> Session<'s> {
         }
         self.queue_closed();
         self.report();
-        Ok(())
-    }
-
-    fn is_commit_due(&self) -> bool {
-        if let Some(is_due) = self.pending.retry_is_due() {
-            return is_due;
-        }
-        let since = self.pending.elapsed();
-        let config = &self.service.config;
-        let interval = Duration::from_millis(config.commit_interval_ms);
-        if since >= interval.min(WINDOW_PAUSE) && self.inputs.keys().any(|&p| self.roller.wants_flush(p)) {
-            return true;
-        }
-        if self.pending.is_empty() {
-            return since >= Duration::from_millis(config.position_commit_ms);
-        }
-        since >= interval
-            || self.pending.len() >= config.max_commit_records
-            || self.pending.bytes() >= config.max_pending_bytes
-    }
-
-    /// Positions that moved since they were committed.
-    fn positions(&self) -> Vec<(TopicPartition, NextOffset)> {
-        self.inputs
-            .iter()
-            .filter_map(|(&partition, input)| {
-                let rolled_to = self.roller.rolled_to(partition)?;
-                let position = self.assembly.committable(partition)?.min(rolled_to);
-                (input.committed != Some(position)).then(|| (input.at.clone(), NextOffset(position)))
-            })
-            .collect()
-    }
-
-    /// Makes partials of what has to be in the next transaction: traces whose summaries are, and spans of windows that
-    /// are over, that memory is short for, that keep a position from moving on, or (`all`) any.
-    fn flush_rollups(&mut self, all: bool) {
-        let patience = Duration::from_millis(self.service.config.position_commit_ms);
-        for (&partition, input) in &mut self.inputs {
-            let before = self.roller.rolled_to(partition);
-            let holds_back = self.assembly.committable(partition) > before;
-            let is_patient = !holds_back || input.last_flush.elapsed() < patience;
-            let mut mark: Option<Mark> = None;
-            if all || !is_patient || self.roller.wants_flush(partition) {
-                mark = self.roller.flush(partition, &mut self.partials);
-                input.last_flush = Instant::now();
-            } else {
-                self.roller.flush_traces(partition, &mut self.partials);
-            }
-            let is_counted = !self.partials.is_empty();
-            self.service.metrics.rollups.partials.inc_by(self.partials.len() as u64);
-            let timestamp = Millis(self.roller.watermark_ms(partition).unwrap_or(0));
-            let pending = &mut self.pending;
-            let put = |record| pending.push(partition, record);
-            self.rollups.records(partition, &mut self.partials, mark.as_ref(), timestamp, put);
-            if let Some(Mark { rolled_to, watermark_ms, is_new_window }) = mark
-                && (is_counted || is_new_window)
-            {
-                self.states.insert(partition, RollupState { source: partition, rolled_to, watermark_ms });
-            }
-        }
-    }
-
-    /// One transaction; a passing fault leaves everything as it was and pauses the input.
-    async fn commit(&mut self, all: bool) -> Result<(), Error> {
-        self.flush_rollups(all);
-        let positions = self.positions();
-        if self.pending.is_empty() && positions.is_empty() && self.states.is_empty() {
-            self.pending.skip();
-            return Ok(());
-        }
-        let states = self.states.values().map(|state| self.rollups.state_record(state)).collect();
-        let group = self.consumer.group_metadata();
-        let service = self.service;
-        match self.pending.commit(states, group.as_ref(), &positions, &service.metrics).await? {
-            Outcome::Done { resumed } => {
-                self.states.clear();
-                for (at, position) in positions {
-                    if let Some(input) = self.inputs.get_mut(&at.partition) {
-                        input.committed = Some(position.0);
-                        input.dead_lettered.retain(|&offset| offset >= position.0);
-                    }
-                }
-                if resumed {
-                    self.pause_all(false)?;
-                }
-            }
-            Outcome::Later { first: true } => self.pause_all(true)?,
-            Outcome::Later { first: false } => {}
-        }
-        Ok(())
-    }
-
-    fn pause_all(&mut self, paused: bool) -> Result<(), LogError> {
-        self.service.metrics.paused.set(i64::from(paused));
-        for input in self.inputs.values() {
-            if paused {
-                self.consumer.pause(&input.at)?;
-            } else {
-                self.consumer.resume(&input.at)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The last commit. What cannot be committed now is made again at the next start.
-    async fn drain(&mut self) -> Result<(), Error> {
-        for attempt in 0..LAST_TRIES {
-            match self.commit(true).await {
-                Ok(()) if self.pending.is_empty() => return Ok(()),
-                Ok(()) => {}
-                // Another member goes on from the committed positions: nothing is lost.
-                Err(Error::Log(LogError::Fenced(_) | LogError::Ambiguous(_))) => return Ok(()),
-                Err(error) => return Err(error),
-            }
-            tokio::time::sleep(self.service.config.retry() * (attempt + 1)).await;
-        }
-        tracing::warn!(
-            outputs = self.pending.len(),
-            "stopping without the last commit; it is made again at the next start"
-        );
         Ok(())
     }
 }
