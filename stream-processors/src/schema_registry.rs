@@ -341,10 +341,10 @@ mod tests {
         let (url, _task) = server(vec![(200, "<html>".into())]).await;
         let error = register(&config(&url)).await.expect_err("no registry").to_string();
         assert!(error.contains("does not answer as a schema registry does"), "{error}");
-        for wrong in ["registry:8081", "ftp://host", "http://user:word@host"] {
+        for wrong in ["registry:8081", "ftp://host", "http://user:hunter2@host"] {
             let error = register(&config(wrong)).await.expect_err("wrong");
             assert!(matches!(error, RegistryError::Config(_)), "{wrong}: {error}");
-            assert!(!error.to_string().contains("word"), "{error}");
+            assert!(!error.to_string().contains("hunter2"), "{error}");
         }
         let missing = Config { auth_env: "NO_SUCH_VARIABLE_HERE".into(), ..config(&url) };
         let error = register(&missing).await.expect_err("no secret").to_string();
