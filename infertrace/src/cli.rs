@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 use infertrace_runtime::telemetry::LogFormat;
 use toml::Value;
 
-use crate::commands::{audit::Audit, dlq::Dlq, topics::Topics};
+use crate::commands::{audit::Audit, dlq::Dlq, replay::Replay, topics::Topics};
 
 /// Why inference got slow or dear, and what to change.
 #[derive(Debug, Parser)]
@@ -53,6 +53,8 @@ pub(crate) enum Command {
     Dlq(Dlq),
     /// Compares the log with the lake, span by span; exit code 1 when they differ
     Audit(Audit),
+    /// Analyses a past range again, beside what was said live
+    Replay(Replay),
     /// Shows or checks the configuration
     #[command(subcommand)]
     Config(ConfigCommand),

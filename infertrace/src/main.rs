@@ -39,6 +39,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Topics(command) => return commands::topics::run(&command),
         Command::Dlq(command) => return commands::dlq::run(&command),
         Command::Audit(args) => return commands::audit::run(&args),
+        Command::Replay(args) => return commands::replay::run(&args),
         Command::Up { flags, no_demo } => serve(&flags, Roles::all(), !no_demo)?,
         Command::Gateway(flags) => serve(&flags, Roles { gateway: true, ..Roles::default() }, false)?,
         Command::Processor(flags) => serve(&flags, Roles { processor: true, ..Roles::default() }, false)?,

@@ -3,5 +3,6 @@
 pub mod clock;
 pub mod config;
 pub mod log;
+pub mod progress;
 pub mod table;
 pub mod telemetry;

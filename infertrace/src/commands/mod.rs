@@ -5,6 +5,7 @@
 
 pub(crate) mod audit;
 pub(crate) mod dlq;
+pub(crate) mod replay;
 pub(crate) mod topics;
 
 use std::{process::ExitCode, time::Duration};

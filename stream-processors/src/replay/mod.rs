@@ -19,7 +19,8 @@ mod state;
 
 use std::{path::PathBuf, time::Duration};
 
-use infertrace_analytics::{config::AnalystConfig, rollup::Millis};
+pub use infertrace_analytics::config::AnalystConfig;
+use infertrace_analytics::rollup::Millis;
 use infertrace_runtime::log::LogError;
 use serde::Serialize;
 

@@ -114,7 +114,14 @@ pub async fn run(
                 |error| ReplayError::State { path: path.display().to_string(), detail: error.to_string() },
             )?
         }
-        _ => Stage2::new(&request.analyst, partitions, &sources, request.filter.clone()),
+        _ => {
+            if teller.ends().await?.values().any(|end| *end > 0) {
+                let what =
+                    format!("topics of a replay {:?} hold records already; give another id", request.id);
+                return Err(ReplayError::Request(what));
+            }
+            Stage2::new(&request.analyst, partitions, &sources, request.filter.clone())
+        }
     };
     let mut engine = Engine::start(request, stage2, teller, state.as_ref().map(|state| state.read));
     let outcome = engine.drive(&log, plan, state.as_ref(), stop, &mut progress).await;

@@ -1,0 +1,236 @@
+//! `infertrace replay`: a past range of the spans topic, analysed again beside what was said live.
+
+use std::{
+    cell::Cell,
+    io::{IsTerminal as _, Write as _},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use clap::Args;
+use infertrace_processors::replay::{self, Filter, Kind, Progress, Request, Summary};
+use infertrace_runtime::progress::{self, short};
+use infertrace_schemas::time;
+
+use super::{block_on, now, open};
+use crate::{cli::Flags, config::Config, platform::Backend};
+
+/// How often a log file that is no terminal gets a line.
+const LINE_EVERY: Duration = Duration::from_secs(10);
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(15);
+
+/// Flags of `replay`.
+#[derive(Debug, Args)]
+pub(crate) struct Replay {
+    #[command(flatten)]
+    flags: Flags,
+    /// From records of this time on, as in 2026-11-23T10:00:00Z, 2026-11-23 or -2h
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    from: String,
+    /// To records before this time
+    #[arg(long, value_name = "TIME", default_value = "now", allow_hyphen_values = true)]
+    to: String,
+    /// Read so much before the range too, to learn what is normal; nothing is told of it (s, m, h, d)
+    #[arg(long, value_name = "TIME", default_value = "0s")]
+    warm_up: String,
+    /// Only this tenant
+    #[arg(long)]
+    tenant: Option<String>,
+    /// Only this model
+    #[arg(long)]
+    model: Option<String>,
+    /// Parameters of detectors, objectives and mutes (TOML) instead of the defaults
+    #[arg(long, value_name = "FILE")]
+    detectors: Option<PathBuf>,
+    /// Name of the output topics infertrace.replay.ID.…; the time of the start if not given
+    #[arg(long)]
+    id: Option<String>,
+    /// Analyse, count and compare, and write nothing
+    #[arg(long, conflicts_with = "state")]
+    dry_run: bool,
+    /// Spans a second at most
+    #[arg(long, value_name = "N")]
+    rate: Option<u64>,
+    /// Threads that decode and count; one a core if not given
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+    /// Notes here how far it is; after an interruption the same command goes on from there
+    #[arg(long, value_name = "FILE", requires = "id")]
+    state: Option<PathBuf>,
+    /// Replay what is left of a range whose beginning retention has removed
+    #[arg(long)]
+    allow_gaps: bool,
+    /// The summary as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(args: &Replay) -> anyhow::Result<ExitCode> {
+    let config = crate::load(&args.flags)?;
+    let request = request(args, &config)?;
+    block_on(&config, async {
+        let stop = crate::stop_on_signal()?;
+        let backend = open(&config).await?;
+        let outcome = act(args, &request, &backend, &stop).await;
+        backend.close().await;
+        outcome
+    })
+}
+
+fn request(args: &Replay, config: &Config) -> anyhow::Result<Request> {
+    let now_ms = now().0;
+    let at =
+        |flag: &'static str, text: &str| time::parse(text, now_ms).map_err(anyhow::Error::msg).context(flag);
+    let warm_up = at("--warm-up", &format!("-{}", args.warm_up))?;
+    let mut analyst = read_detectors(args.detectors.as_deref())?;
+    if args.detectors.is_none() {
+        analyst.lateness_ms = config.insights.lateness_ms;
+    }
+    let id = match &args.id {
+        Some(id) => id.clone(),
+        None => time::text(now_ms).to_lowercase().replace([':', '.'], "-"),
+    };
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    Ok(Request {
+        id,
+        from_ms: at("--from", &args.from)?,
+        to_ms: at("--to", &args.to)?.min(now_ms),
+        warm_up_ms: now_ms - warm_up,
+        filter: Filter { tenant: args.tenant.clone(), model: args.model.clone() },
+        processor: config.processor.clone(),
+        analyst,
+        rate: args.rate,
+        dry_run: args.dry_run,
+        threads: args.threads.unwrap_or(cores),
+        allow_gaps: args.allow_gaps,
+        state: args.state.clone(),
+        checkpoint: CHECKPOINT_EVERY,
+        replication: config.replication,
+    })
+}
+
+fn read_detectors(path: Option<&Path>) -> anyhow::Result<replay::AnalystConfig> {
+    let Some(path) = path else { return Ok(replay::AnalystConfig::default()) };
+    let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+    toml::from_str(&text).with_context(|| format!("{} does not describe detectors", path.display()))
+}
+
+async fn act(
+    args: &Replay,
+    request: &Request,
+    backend: &Backend,
+    stop: &tokio_util::sync::CancellationToken,
+) -> anyhow::Result<ExitCode> {
+    let log = backend.log();
+    let plan = replay::plan(log.as_ref(), request).await?;
+    for gap in &plan.gaps {
+        eprintln!("not replayed: what came before, {gap}");
+    }
+    let (from, to) = (time::text(request.from_ms), time::text(request.to_ms));
+    let aim = if request.dry_run { "would be written to" } else { "go to" };
+    eprintln!("replaying {} offsets from {from} to {to}; outputs {aim}:", plan.offsets());
+    for kind in Kind::ALL {
+        eprintln!("  {}", replay::topic(&request.id, kind));
+    }
+    let bar = Bar::new();
+    let summary = replay::run(Arc::clone(&log), request, &plan, stop, |progress| bar.show(progress)).await;
+    bar.end();
+    let summary = summary?;
+    if args.json {
+        println!("{}", serde_json::to_string(&summary)?);
+    } else {
+        print(&summary);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The progress on stderr.
+struct Bar {
+    begun: Instant,
+    is_terminal: bool,
+    last: Cell<Option<Instant>>,
+    /// Offsets and spans that were done when this run began.
+    before: Cell<Option<(u64, u64)>>,
+}
+
+impl Bar {
+    fn new() -> Self {
+        Self {
+            begun: Instant::now(),
+            is_terminal: std::io::stderr().is_terminal(),
+            last: Cell::new(None),
+            before: Cell::new(None),
+        }
+    }
+
+    fn show(&self, progress: &Progress) {
+        let (offsets, spans) = self.before.get().unwrap_or((progress.offsets, progress.spans));
+        if self.before.get().is_none() {
+            self.before.set(Some((offsets, spans)));
+        }
+        if !self.is_terminal && self.last.get().is_some_and(|last| last.elapsed() < LINE_EVERY) {
+            return;
+        }
+        self.last.set(Some(Instant::now()));
+        let line = progress::line(&progress::Progress {
+            done: progress.offsets,
+            total: progress.total,
+            before: offsets,
+            items: progress.spans - spans,
+            unit: "spans",
+            elapsed: self.begun.elapsed(),
+        });
+        if self.is_terminal {
+            eprint!("\r\x1b[2K{line}");
+            // A terminal that went away is no reason to stop.
+            let _ = std::io::stderr().flush();
+        } else {
+            eprintln!("{line}");
+        }
+    }
+
+    fn end(&self) {
+        if self.is_terminal && self.last.get().is_some() {
+            eprintln!();
+        }
+    }
+}
+
+fn print(summary: &Summary) {
+    let read = summary.read;
+    let pace = short(read.spans as f64 / summary.seconds.max(1e-3));
+    println!(
+        "read      {} records, {} spans, {} traces in {:.1} s ({pace} spans/s)",
+        read.records, read.spans, read.traces, summary.seconds
+    );
+    println!(
+        "left out  {} retries, {} poison records, {} unreadable spans",
+        read.retries, read.poison, read.rejected
+    );
+    let told = summary.told;
+    println!(
+        "told      {} rollups, {} baselines, {} states of insights, over {} windows",
+        told.rollups, told.baselines, told.insight_states, told.windows
+    );
+    let diff = &summary.diff;
+    println!(
+        "insights  {} as live, {} different, {} only in the replay, {} only live",
+        diff.same, diff.different, diff.only_replay, diff.only_live
+    );
+    let lists = [
+        ("only in the replay", &diff.listed_only_replay),
+        ("only live", &diff.listed_only_live),
+        ("different", &diff.listed_different),
+    ];
+    for (what, listed) in lists {
+        for named in listed {
+            let at = time::text(named.window_start_ms);
+            let fields = named.differs_in.join(", ");
+            let fields = if fields.is_empty() { fields } else { format!(" ({fields})") };
+            println!("  {what}: {at} {} {} {}{fields}", named.kind, named.model, named.title);
+        }
+    }
+}
