@@ -196,6 +196,9 @@ async fn scan(
             }
             Ok(Event::Idle) => {
                 empty_polls += 1;
+                if consumer.reached_end(at) {
+                    break;
+                }
                 let only_markers = next > from && end - next <= MARKERS && empty_polls >= 2;
                 if only_markers || empty_polls >= PATIENCE {
                     break;

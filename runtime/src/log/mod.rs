@@ -239,6 +239,12 @@ pub trait Consumer: Send {
     /// # Errors
     /// [`LogError::Fenced`] when the group gave the partition to another member.
     async fn commit(&mut self, positions: &[(TopicPartition, NextOffset)]) -> Result<(), LogError>;
+    /// Whether a reader without a group has read all that was there of `at` when the log last looked. Offsets of
+    /// transaction markers are never delivered, so a position alone does not tell.
+    fn reached_end(&self, at: &TopicPartition) -> bool {
+        let _ = at;
+        false
+    }
     /// The group membership that transactions need to fence zombies; opaque.
     fn group_metadata(&self) -> Option<GroupMetadata>;
 }

@@ -122,6 +122,10 @@ impl RangeReader {
 
     fn idle(&mut self) -> Result<(), LogError> {
         self.silent += 1;
+        let ended: Vec<_> = self.open.keys().filter(|at| self.consumer.reached_end(at)).cloned().collect();
+        for at in ended {
+            self.close(&at)?;
+        }
         if self.silent >= QUIET {
             let short: Vec<_> = self
                 .open

@@ -8,6 +8,7 @@
 //! records are never lost when a caller drops a `poll` future: the answer waits for its next `poll`.
 
 use std::{
+    collections::HashSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -18,7 +19,7 @@ use parking_lot::Mutex;
 use rdkafka::{
     ClientConfig, ClientContext, Message, Offset as KafkaOffset, TopicPartitionList,
     consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, RebalanceProtocol},
-    error::KafkaResult,
+    error::{KafkaError, KafkaResult},
     message::{BorrowedMessage, Headers},
     types::{RDKafkaErrorCode, RDKafkaRespErr},
 };
@@ -60,6 +61,8 @@ struct Shared {
     gathered: Vec<Record>,
     gathered_bytes: usize,
     failed: Option<LogError>,
+    /// Whether an end was reached, which the owner should hear of at once.
+    at_end: bool,
 }
 
 impl Shared {
@@ -71,7 +74,7 @@ impl Shared {
             Ok(Event::Records(std::mem::take(&mut self.gathered)))
         } else if let Some(error) = self.failed.take() {
             Err(error)
-        } else if Instant::now() >= pending.deadline {
+        } else if std::mem::take(&mut self.at_end) || Instant::now() >= pending.deadline {
             Ok(Event::Idle)
         } else {
             self.pending = Some(pending);
@@ -85,6 +88,7 @@ impl Shared {
 struct Context {
     shared: Mutex<Shared>,
     metadata: Arc<Mutex<Option<Arc<rdkafka::consumer::ConsumerGroupMetadata>>>>,
+    ends: Arc<Mutex<HashSet<TopicPartition>>>,
 }
 
 impl ClientContext for Context {}
@@ -311,12 +315,15 @@ pub(super) struct KafkaConsumer {
     outstanding: Option<oneshot::Receiver<Result<Event, LogError>>>,
     group: Option<String>,
     metadata: Arc<Mutex<Option<Arc<rdkafka::consumer::ConsumerGroupMetadata>>>>,
+    /// Partitions whose end was reached and that brought nothing since.
+    ends: Arc<Mutex<HashSet<TopicPartition>>>,
 }
 
 impl KafkaConsumer {
     pub(super) async fn start(config: ClientConfig, options: ConsumerOptions) -> Result<Self, LogError> {
         let (commands, inbox) = mpsc::unbounded_channel();
         let metadata = Arc::new(Mutex::new(None));
+        let ends = Arc::new(Mutex::new(HashSet::new()));
         let context = Context {
             shared: Mutex::new(Shared {
                 commands: inbox,
@@ -326,8 +333,10 @@ impl KafkaConsumer {
                 gathered: Vec::new(),
                 gathered_bytes: 0,
                 failed: None,
+                at_end: false,
             }),
             metadata: metadata.clone(),
+            ends: ends.clone(),
         };
         let group = options.group.clone();
         let (ready, started) = oneshot::channel();
@@ -347,7 +356,7 @@ impl KafkaConsumer {
             })
             .map_err(|error| LogError::Unavailable(format!("cannot start a thread: {error}")))?;
         started.await.unwrap_or_else(|_| Err(gone()))?;
-        Ok(Self { commands, outstanding: None, group, metadata })
+        Ok(Self { commands, outstanding: None, group, metadata, ends })
     }
 
     fn send(&self, command: Command) -> Result<(), LogError> {
@@ -413,10 +422,16 @@ fn gather(
             Ok(message) => {
                 let mut shared = context.shared.lock();
                 shared.gathered_bytes += message.payload_len();
-                shared.gathered.push(to_record(&message));
+                let record = to_record(&message);
+                context.ends.lock().remove(&record.from);
+                shared.gathered.push(record);
                 if shared.pending.as_ref().is_none_or(|pending| shared.gathered_bytes >= pending.max_bytes) {
                     return;
                 }
+            }
+            Err(KafkaError::PartitionEOF(partition)) => {
+                note_end(consumer, context, partition);
+                return;
             }
             Err(error) => {
                 let error = report(consumer, &error);
@@ -428,14 +443,24 @@ fn gather(
     }
 }
 
+/// Notes that the end of a partition was reached. librdkafka's wrapper names no topic: with several that have such a
+/// partition, nobody knows which.
+fn note_end(consumer: &BaseConsumer<Context>, context: &Context, partition: i32) {
+    let Ok(assignment) = consumer.assignment() else { return };
+    let mut found = names(&assignment).into_iter().filter(|at| at.partition as i32 == partition);
+    if let (Some(at), None) = (found.next(), found.next()) {
+        context.ends.lock().insert(at);
+        context.shared.lock().at_end = true;
+    }
+}
+
 /// The error to report for a failed poll; `None` for passing trouble that librdkafka mends by itself.
-fn report(consumer: &BaseConsumer<Context>, error: &rdkafka::error::KafkaError) -> Option<LogError> {
+fn report(consumer: &BaseConsumer<Context>, error: &KafkaError) -> Option<LogError> {
     match error.rdkafka_error_code()? {
         RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange => {
             Some(data_loss(consumer).unwrap_or_else(|| classify(error)))
         }
-        RDKafkaErrorCode::PartitionEOF
-        | RDKafkaErrorCode::AllBrokersDown
+        RDKafkaErrorCode::AllBrokersDown
         | RDKafkaErrorCode::BrokerTransportFailure
         | RDKafkaErrorCode::OperationTimedOut
         | RDKafkaErrorCode::Resolve => {
@@ -524,6 +549,10 @@ impl Consumer for KafkaConsumer {
         let (reply, outcome) = oneshot::channel();
         self.send(Command::Commit { positions: positions.to_vec(), reply })?;
         outcome.await.unwrap_or_else(|_| Err(gone()))
+    }
+
+    fn reached_end(&self, at: &TopicPartition) -> bool {
+        self.ends.lock().contains(at)
     }
 
     fn group_metadata(&self) -> Option<GroupMetadata> {

@@ -122,19 +122,7 @@ impl KafkaLog {
         call: impl Fn(&BaseConsumer) -> Result<T, LogError> + Send + 'static,
     ) -> Result<T, LogError> {
         let inspector = self.inspector.clone();
-        tokio::task::spawn_blocking(move || {
-            let deadline = Instant::now() + patience;
-            loop {
-                match call(&inspector) {
-                    Err(error) if error.is_retriable() && Instant::now() < deadline => {
-                        std::thread::sleep(Duration::from_millis(50));
-                    }
-                    outcome => return outcome,
-                }
-            }
-        })
-        .await
-        .map_err(|error| LogError::Fatal(format!("inspection panicked: {error}")))?
+        patiently(patience, move || call(&inspector)).await
     }
 
     async fn fetch_partitions(&self, topic: &str) -> Result<u32, LogError> {
@@ -199,12 +187,34 @@ fn producer_config(config: &Config) -> ClientConfig {
     producer
 }
 
+/// Makes a blocking call on a thread of its own, again while the cluster is electing or away.
+async fn patiently<T: Send + 'static>(
+    patience: Duration,
+    call: impl Fn() -> Result<T, LogError> + Send + 'static,
+) -> Result<T, LogError> {
+    tokio::task::spawn_blocking(move || {
+        let deadline = Instant::now() + patience;
+        loop {
+            match call() {
+                Err(error) if error.is_retriable() && Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                outcome => return outcome,
+            }
+        }
+    })
+    .await
+    .map_err(|error| LogError::Fatal(format!("inspection panicked: {error}")))?
+}
+
 fn consumer_config(config: &Config, options: &ConsumerOptions) -> ClientConfig {
     let mut consumer = base_config(config);
     consumer
         .set("group.id", options.group.as_deref().unwrap_or("infertrace-unassigned"))
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
+        // Who reads to an end wants to know when it is there; a member of a group reads for ever.
+        .set("enable.partition.eof", if options.group.is_none() { "true" } else { "false" })
         .set("auto.offset.reset", "error")
         .set("partition.assignment.strategy", "cooperative-sticky")
         .set("isolation.level", if options.read_committed { "read_committed" } else { "read_uncommitted" })
@@ -346,8 +356,8 @@ impl Log for KafkaLog {
         let mut config = base_config(&self.config);
         config.set("group.id", group).set("enable.auto.commit", "false");
         let at = at.clone();
-        tokio::task::spawn_blocking(move || {
-            let member: BaseConsumer = config.create().map_err(|error| errors::classify(&error))?;
+        let member: BaseConsumer = config.create().map_err(|error| errors::classify(&error))?;
+        patiently(CALL_TIMEOUT, move || {
             let asked = to_list(&[(at.clone(), NextOffset(0))])?;
             let found =
                 member.committed_offsets(asked, CALL_TIMEOUT).map_err(|error| unknown_or(&at, &error))?;
@@ -357,7 +367,6 @@ impl Log for KafkaLog {
             })
         })
         .await
-        .map_err(|error| LogError::Fatal(format!("inspection panicked: {error}")))?
     }
 
     async fn ready(&self) -> Result<(), LogError> {
