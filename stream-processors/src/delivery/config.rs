@@ -248,4 +248,22 @@ mod tests {
             assert!(error.contains(needle), "{error}");
         }
     }
+
+    /// Scenario: a section as a user writes it, and one with a misspelt key.
+    /// Guarantee: keys that are left out have their defaults; the misspelt one is refused by name.
+    #[test]
+    fn sections_are_read_as_documented() {
+        let config: Config = serde_json::from_value(serde_json::json!({"targets": [{
+            "name": "oncall", "kind": "alertmanager", "url": "http://alertmanager:9093", "min_severity": "PAGE",
+            "models": ["llama-*"], "states": ["OPEN", "RESOLVED"]
+        }]}))
+        .expect("reads");
+        assert_eq!(config.check(), Ok(()));
+        let target = &config.targets[0];
+        assert_eq!((target.kind, target.min_severity), (Kind::Alertmanager, Severity::Page));
+        assert_eq!(target.states, [InsightState::Open, InsightState::Resolved]);
+        assert_eq!(target.retry_budget_ms, TargetConfig::default().retry_budget_ms);
+        let error = serde_json::from_value::<Config>(serde_json::json!({"targets": [{"nmae": "x"}]}));
+        assert!(error.expect_err("misspelt").to_string().contains("nmae"));
+    }
 }

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use infertrace_runtime::log::{
     Log, LogError, Millis, NewRecord, Record, TopicPartition,
-    dead_letter::{Reader, TRUNCATED},
+    dead_letter::{Reader, cut},
 };
 use infertrace_schemas::{avro::Insight, topics};
 use tokio_util::sync::CancellationToken;
@@ -89,13 +89,6 @@ pub(super) async fn put(
         }
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
-}
-
-/// Without its payload, for a topic that takes less than the insights topic.
-fn cut(mut letter: NewRecord) -> NewRecord {
-    letter.payload = None;
-    letter.headers.push((TRUNCATED.to_owned(), Bytes::from_static(b"true")));
-    letter
 }
 
 #[cfg(test)]

@@ -5,7 +5,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use infertrace_runtime::log::{GroupMetadata, LogError, NewRecord, NextOffset, TopicPartition, Transactions};
+use infertrace_runtime::log::{
+    GroupMetadata, LogError, NewRecord, NextOffset, TopicPartition, Transactions, dead_letter,
+};
+use infertrace_schemas::topics;
 use tokio::time::Instant;
 
 use super::LONGEST_PAUSE;
@@ -115,9 +118,17 @@ impl Pending {
     ) -> Result<Outcome, LogError> {
         self.last_commit = Instant::now();
         let begin = Instant::now();
-        let mut records: Vec<NewRecord> = self.outputs.iter().map(|output| output.record.clone()).collect();
-        records.extend(states);
-        match self.transactions.commit(records, group, positions).await {
+        let outcome = loop {
+            let outputs = self.outputs.iter().map(|output| output.record.clone());
+            let records = outputs.chain(states.iter().cloned()).collect();
+            match self.transactions.commit(records, group, positions).await {
+                // Nothing was written. A record that just fitted its own topic does not fit with a letter's headers.
+                Err(LogError::TooLarge { topic, .. })
+                    if *topic == *topics::DLQ && self.cut_largest_letter() => {}
+                outcome => break outcome,
+            }
+        };
+        match outcome {
             Ok(()) => {
                 metrics.transaction_seconds.observe(begin.elapsed().as_secs_f64());
                 self.commits += 1;
@@ -141,5 +152,88 @@ impl Pending {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Takes the bytes out of the largest dead letter; `false` when none has any.
+    fn cut_largest_letter(&mut self) -> bool {
+        let size = |record: &NewRecord| record.payload.as_ref().map_or(0, Bytes::len);
+        let letters = self.outputs.iter_mut().filter(|output| *output.record.to.topic == *topics::DLQ);
+        let Some(largest) = letters.max_by_key(|output| size(&output.record)) else { return false };
+        let bytes = size(&largest.record);
+        if bytes == 0 {
+            return false;
+        }
+        tracing::warn!(
+            bytes,
+            "a poison record is too large for the dead-letter topic; its letter says where it stands"
+        );
+        self.bytes = self.bytes.saturating_sub(bytes);
+        largest.record = dead_letter::cut(largest.record.clone());
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+    use infertrace_runtime::{
+        log::{Millis, dead_letter::TRUNCATED},
+        telemetry::MetricsRegistry,
+    };
+
+    use super::*;
+
+    /// Takes transactions whose records have at most ten bytes.
+    struct Small(std::sync::Arc<parking_lot::Mutex<Vec<NewRecord>>>);
+
+    #[async_trait]
+    impl Transactions for Small {
+        async fn commit(
+            &mut self,
+            outputs: Vec<NewRecord>,
+            _: Option<&GroupMetadata>,
+            _: &[(TopicPartition, NextOffset)],
+        ) -> Result<(), LogError> {
+            let size = |record: &NewRecord| record.payload.as_ref().map_or(0, Bytes::len);
+            if let Some(large) = outputs.iter().find(|record| size(record) > 10) {
+                return Err(LogError::TooLarge { topic: large.to.topic.clone(), size: size(large) });
+            }
+            *self.0.lock() = outputs;
+            Ok(())
+        }
+    }
+
+    fn record(topic: &'static str, bytes: usize) -> NewRecord {
+        NewRecord {
+            to: TopicPartition::new(topic, 0),
+            key: None,
+            payload: Some(Bytes::from(vec![0; bytes])),
+            headers: Vec::new(),
+            timestamp: Millis(0),
+        }
+    }
+
+    /// Scenario: one dead letter fits, two are larger than the topic takes; then a summary that is too large.
+    /// Guarantee: the large letters are written without their bytes and marked, the rest as it is; what is no letter is
+    /// an error, as before.
+    #[tokio::test]
+    async fn letters_too_large_lose_their_bytes_and_nothing_else() {
+        let written = std::sync::Arc::default();
+        let small = Small(std::sync::Arc::clone(&written));
+        let mut pending = Pending::new(Box::new(small), Duration::ZERO);
+        let metrics = Metrics::new(&mut MetricsRegistry::default());
+        for (topic, bytes) in [(topics::TRACES, 5), (topics::DLQ, 11), (topics::DLQ, 7), (topics::DLQ, 400)] {
+            pending.push(0, record(topic, bytes));
+        }
+        let outcome = pending.commit(Vec::new(), None, &[], &metrics).await;
+        assert!(matches!(outcome, Ok(Outcome::Done { resumed: false })), "{outcome:?}");
+        let sizes: Vec<_> =
+            written.lock().iter().map(|record| record.payload.as_ref().map(Bytes::len)).collect();
+        assert_eq!(sizes, [Some(5), None, Some(7), None]);
+        let marked = |record: &NewRecord| record.headers.iter().any(|(name, _)| name == TRUNCATED);
+        assert_eq!(written.lock().iter().map(marked).collect::<Vec<_>>(), [false, true, false, true]);
+        pending.push(0, record(topics::TRACES, 11));
+        let outcome = pending.commit(Vec::new(), None, &[], &metrics).await;
+        assert!(matches!(outcome, Err(LogError::TooLarge { .. })), "{outcome:?}");
     }
 }

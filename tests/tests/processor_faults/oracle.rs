@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use infertrace_analytics::rollup::{Cell, Exemplars, Key};
+use infertrace_analytics::rollup::{Cell, Exemplars, Key, WINDOW_MS};
 use infertrace_processors::partials;
 use infertrace_runtime::log::{
     Delivery, Log, NewRecord, Offset, Record, TopicPartition, TopicSpec,
@@ -170,6 +170,13 @@ impl Outputs {
             *known = watermark.max(*known);
         }
         Ok(())
+    }
+
+    /// Without the cells of windows that the end of the input leaves open: when they are written is left to the run.
+    pub(super) fn before(mut self, time_ms: i64) -> Self {
+        let window_ms = time_ms - time_ms.rem_euclid(WINDOW_MS);
+        self.cells.retain(|(_, _, window, _, _), _| *window < window_ms);
+        self
     }
 
     /// Records by topic, and how many dead letters and cells.
