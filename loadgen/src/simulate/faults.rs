@@ -1,7 +1,7 @@
 //! Faults: what goes wrong, when, where. They change causes in the engine; spans show the symptoms.
 
 use anyhow::{Context, bail, ensure};
-use rand::{Rng, SeedableRng, rngs::SmallRng};
+use rand::{Rng, SeedableRng, rngs::SmallRng, seq::SliceRandom};
 
 use super::fleet::FLEET;
 
@@ -141,9 +141,52 @@ fn demo(every_s: i64, seed: u64) -> Vec<Fault> {
         .collect()
 }
 
+/// Seconds of health before the first fault of a scenario, so that baselines are known.
+const WARM_UP_S: i64 = 1_200;
+
+/// Every kind of fault once, in an order, on models and for times that the seed decides, with time to recover after
+/// each; `only` keeps some kinds (by name). Returns the faults and the seconds that the scenario lasts.
+#[must_use]
+pub fn scenario(seed: u64, only: &[String]) -> (Vec<Fault>, i64) {
+    let mut random = SmallRng::seed_from_u64(seed ^ 0x5ce_a210);
+    let mut kinds: Vec<Kind> = ALL.iter().map(|(kind, ..)| *kind).collect();
+    kinds.shuffle(&mut random);
+    kinds.retain(|kind| only.is_empty() || only.iter().any(|name| name == kind.name()));
+    let mut at_s = WARM_UP_S + random.random_range(0..120);
+    let mut faults = Vec::new();
+    for kind in kinds {
+        let length_s = random.random_range(120..=240);
+        let deployment = random.random_range(0..3);
+        faults.push(Fault { kind, from_ns: at_s * SECOND, to_ns: (at_s + length_s) * SECOND, deployment });
+        at_s += length_s + random.random_range(360..540);
+    }
+    (faults, at_s)
+}
+
+impl Fault {
+    /// The model it is done to.
+    #[must_use]
+    pub fn model(&self) -> &'static str {
+        FLEET[self.deployment].model
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Scenario: scenarios of two seeds, and of some kinds only. Guarantee: each kind once, one after the other with time
+    /// between, after the warm-up; another seed is another scenario.
+    #[test]
+    fn a_scenario_has_every_kind_once() {
+        let (faults, seconds) = scenario(1, &[]);
+        assert_eq!(faults.len(), ALL.len());
+        assert!(ALL.iter().all(|(kind, ..)| faults.iter().filter(|fault| fault.kind == *kind).count() == 1));
+        assert!(faults[0].from_ns >= WARM_UP_S * SECOND && faults[9].to_ns < seconds * SECOND);
+        assert!(faults.windows(2).all(|pair| pair[0].to_ns + 300 * SECOND < pair[1].from_ns));
+        assert_ne!(faults, scenario(2, &[]).0);
+        assert_eq!(scenario(1, &["silence".to_owned()]).0.len(), 1);
+    }
 
     /// Scenario: a list, the demo, and mistakes. Guarantee: times and models as written; faults of the demo do not
     /// overlap; mistakes are named.

@@ -11,6 +11,7 @@ mod engine;
 pub mod faults;
 mod fleet;
 mod kv;
+pub mod offline;
 mod samples;
 mod send;
 mod span;
