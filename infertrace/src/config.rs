@@ -42,6 +42,8 @@ pub(crate) struct Config {
     pub(crate) processor: infertrace_processors::Config,
     /// Baselines, detectors, insights; part of the processor.
     pub(crate) insights: infertrace_processors::insights::Config,
+    /// Links between the traces of one request; part of the processor.
+    pub(crate) stitching: infertrace_processors::stitching::Config,
     /// Delivery of insights; part of the processor where there are targets.
     pub(crate) delivery: infertrace_processors::delivery::Config,
     /// Parquet sink.
@@ -66,6 +68,7 @@ impl Default for Config {
             gateway: infertrace_gateway::Config::default(),
             processor: infertrace_processors::Config::default(),
             insights: infertrace_processors::insights::Config::default(),
+            stitching: infertrace_processors::stitching::Config::default(),
             delivery: infertrace_processors::delivery::Config::default(),
             sink: infertrace_sinks::Config::default(),
             query: infertrace_query::Config::default(),
@@ -89,6 +92,7 @@ impl Config {
         config.gateway.check().map_err(|error| ConfigError::Invalid(format!("gateway: {error}")))?;
         config.processor.check().map_err(|error| ConfigError::Invalid(format!("processor: {error}")))?;
         config.insights.check().map_err(|error| ConfigError::Invalid(format!("insights: {error}")))?;
+        config.stitching.check().map_err(|error| ConfigError::Invalid(format!("stitching: {error}")))?;
         config.delivery.check().map_err(|error| ConfigError::Invalid(format!("delivery: {error}")))?;
         config.sink.validate().map_err(|error| ConfigError::Invalid(format!("sink: {error}")))?;
         Ok(config)

@@ -102,6 +102,7 @@ pub(crate) struct Platform {
     gateway: Option<infertrace_gateway::Service>,
     processor: Option<infertrace_processors::Service>,
     insights: Option<infertrace_processors::insights::Service>,
+    stitching: Option<infertrace_processors::stitching::Service>,
     delivery: Option<infertrace_processors::delivery::Service>,
     sink: Option<infertrace_sinks::Service>,
     api: Option<infertrace_query::Service>,
@@ -145,7 +146,7 @@ impl Platform {
                 infertrace_gateway::Deps { log: log.clone(), clock: clock.clone(), metrics: &mut metrics };
             gateway = Some(infertrace_gateway::build(config.gateway, deps).await?);
         }
-        let (mut processor, mut insights) = (None, None);
+        let (mut processor, mut insights, mut stitching) = (None, None, None);
         if roles.processor {
             let deps =
                 infertrace_processors::Deps { log: log.clone(), clock: clock.clone(), metrics: &mut metrics };
@@ -153,6 +154,9 @@ impl Platform {
             let deps =
                 infertrace_processors::Deps { log: log.clone(), clock: clock.clone(), metrics: &mut metrics };
             insights = Some(infertrace_processors::insights::build(config.insights, deps).await?);
+            let deps =
+                infertrace_processors::Deps { log: log.clone(), clock: clock.clone(), metrics: &mut metrics };
+            stitching = Some(infertrace_processors::stitching::build(config.stitching, deps).await?);
         }
         let mut delivery = None;
         if roles.processor && !config.delivery.targets.is_empty() {
@@ -197,7 +201,19 @@ impl Platform {
         if !config.ops_addr.is_empty() {
             ops = Some((ops::bind(&config.ops_addr).await?, exposition));
         }
-        Ok(Self { backend, gateway, processor, insights, delivery, sink, api, ops, log_name, lake })
+        Ok(Self {
+            backend,
+            gateway,
+            processor,
+            insights,
+            stitching,
+            delivery,
+            sink,
+            api,
+            ops,
+            log_name,
+            lake,
+        })
     }
 
     /// Where this process's own gateway takes gRPC.
@@ -226,7 +242,7 @@ impl Platform {
         }
     }
 
-    /// Runs until `stop` or until a role fails, then drains: demo, gateway, processor, insights, delivery and sink,
+    /// Runs until `stop` or until a role fails, then drains: demo, gateway, processor, insights, stitching, delivery and sink,
     /// API, log.
     pub(crate) async fn run(self, stop: CancellationToken, demo: Option<Demo>) -> anyhow::Result<()> {
         let log = self.backend.log();
@@ -241,6 +257,9 @@ impl Platform {
         }
         if let Some(service) = self.insights {
             start(&mut running, &ended, "insights", |stop| async move { Ok(service.run(stop).await?) });
+        }
+        if let Some(service) = self.stitching {
+            start(&mut running, &ended, "stitching", |stop| async move { Ok(service.run(stop).await?) });
         }
         if let Some(service) = self.delivery {
             start(&mut running, &ended, "delivery", |stop| async move { Ok(service.run(stop).await?) });

@@ -34,8 +34,12 @@ pub struct Access {
 pub struct Groups<'a> {
     /// Of trace assembly and rollups.
     pub processor: &'a str,
+    /// Of the processor's GPU and engine samples.
+    pub samples: &'a str,
     /// Of the second stage of the analytics.
     pub insights: &'a str,
+    /// Of the stitching of requests.
+    pub stitching: &'a str,
     /// Of the delivery of insights.
     pub delivery: &'a str,
     /// Of the Parquet sink.
@@ -70,6 +74,9 @@ pub fn all(groups: Groups<'_>) -> Vec<Access> {
                 (Read, topics::TRACES),
                 (Write, topics::PARTIALS),
                 (Read, topics::PARTIALS),
+                (Write, topics::REQUESTS),
+                (Read, topics::REQUESTS),
+                (Write, topics::LINKS),
                 (Write, topics::ROLLUP_STATE),
                 (Read, topics::ROLLUP_STATE),
                 (Write, topics::INSIGHT_STATE),
@@ -82,8 +89,8 @@ pub fn all(groups: Groups<'_>) -> Vec<Access> {
                 (Write, topics::DLQ),
                 (Read, topics::DLQ),
             ],
-            &[groups.processor, groups.insights, groups.delivery],
-            &[groups.processor, groups.insights],
+            &[groups.processor, groups.samples, groups.insights, groups.stitching, groups.delivery],
+            &[groups.processor, groups.samples, groups.insights, groups.stitching],
         ),
         role("sink", &[(Read, topics::SPANS), (Write, topics::DLQ)], &[groups.sink], &[]),
         role(
@@ -105,6 +112,7 @@ pub fn all(groups: Groups<'_>) -> Vec<Access> {
                 (Write, topics::SPANS),
                 (Write, topics::GPU),
                 (Write, topics::PARTIALS),
+                (Write, topics::REQUESTS),
                 (Write, topics::INSIGHTS),
             ],
             &[],
@@ -170,7 +178,14 @@ mod tests {
     use super::*;
 
     fn table() -> Vec<Access> {
-        all(Groups { processor: "p", insights: "i", delivery: "d", sink: "s" })
+        all(Groups {
+            processor: "p",
+            samples: "sa",
+            insights: "i",
+            stitching: "st",
+            delivery: "d",
+            sink: "s",
+        })
     }
 
     /// Scenario: the table beside the topics. Guarantee: each topic has a writer and each state topic a reader;

@@ -24,6 +24,11 @@ pub const PARTIALS: &str = "infertrace.partials.v1";
 pub const ROLLUP_STATE: &str = "infertrace.state.rollups.v1";
 /// Snapshots of the second stage: keyed by partition of the partials, compacted. Internal.
 pub const INSIGHT_STATE: &str = "infertrace.state.insights.v1";
+/// Spans in which somebody saw a request, on their way to those of the same request: protobuf, in the partition that
+/// XXH64 of the request id names. Internal.
+pub const REQUESTS: &str = "infertrace.requests.v1";
+/// What several traces say of one request: Avro, keyed by tenant and request id.
+pub const LINKS: &str = "infertrace.links.v1";
 /// Records nobody could read: their raw bytes, with origin and error in headers.
 pub const DLQ: &str = "infertrace.dlq.v1";
 
@@ -68,6 +73,13 @@ pub fn all(partitions: u32) -> Vec<Topic> {
         topic(BASELINES, partitions, None, "model"),
         topic(INSIGHTS, partitions, Some(30), "model"),
         topic(PARTIALS, partitions, Some(2), "source (explicit partition: XXH64 of the model)"),
+        topic(
+            REQUESTS,
+            partitions,
+            Some(2),
+            "source (explicit partition: XXH64 of the request id or trace id)",
+        ),
+        topic(LINKS, partitions, Some(7), "tenant and request id (the partition of its sightings)"),
         topic(ROLLUP_STATE, partitions, None, "source"),
         topic(INSIGHT_STATE, partitions, None, "partition of the partials"),
         topic(DLQ, 1, Some(14), "origin"),
@@ -86,7 +98,7 @@ mod tests {
         let mut names: Vec<_> = topics.iter().map(|topic| topic.name).collect();
         names.sort_unstable();
         names.dedup();
-        assert_eq!(names.len(), 10);
+        assert_eq!(names.len(), 12);
         assert!(names.iter().all(|name| name.starts_with("infertrace.") && name.ends_with(".v1")));
         for topic in &topics {
             let is_state = topic.name == BASELINES || topic.name.contains(".state.");

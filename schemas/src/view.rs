@@ -297,6 +297,12 @@ impl<'a> SpanView<'a> {
         &self.model_name
     }
 
+    /// The scope column itself.
+    #[must_use]
+    pub const fn scope_column(&self) -> &Term<'a> {
+        &self.scope
+    }
+
     /// The stage column itself.
     #[must_use]
     pub const fn stage_column(&self) -> &OptionalTerm<'a> {

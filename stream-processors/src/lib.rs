@@ -22,6 +22,8 @@ pub mod rows;
 pub mod samples;
 pub mod schema_registry;
 mod service;
+pub mod stitch;
+pub mod stitching;
 mod summary;
 mod supervise;
 mod throttle;

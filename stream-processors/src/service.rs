@@ -57,6 +57,9 @@ pub enum Error {
     /// Batches do not have the span schema: a build error.
     #[error(transparent)]
     Columns(#[from] crate::rows::BadColumn),
+    /// Likewise.
+    #[error(transparent)]
+    View(#[from] infertrace_schemas::view::ViewError),
 }
 
 /// The assembly processor, ready to run.

@@ -162,7 +162,9 @@ fn print_differences(specs: &[TopicSpec], found: &[Option<TopicState>]) -> usize
 fn print_rights(config: &Config, principal: &str) {
     let groups = access::Groups {
         processor: &config.processor.group,
+        samples: &config.processor.samples_group,
         insights: &config.insights.group,
+        stitching: &config.stitching.group,
         delivery: &config.delivery.group,
         sink: &config.sink.group,
     };

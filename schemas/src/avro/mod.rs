@@ -10,6 +10,7 @@
 //! Invariants: evolution is additive (a new field has a default, an enum has a default symbol); decoding
 //! resolves the writer's schema against ours and never guesses an unknown id.
 
+mod links;
 mod records;
 mod registered;
 mod summary;
@@ -22,6 +23,7 @@ use std::sync::LazyLock;
 use apache_avro::{Schema, from_avro_datum, from_value, rabin::Rabin, to_avro_datum, to_value};
 use serde::{Serialize, de::DeserializeOwned};
 
+pub use links::{LinkMember, RequestLink};
 pub use records::{
     Baseline, Cause, Evidence, Exemplar, Insight, InsightState, Recommendation, Rollup, Severity, Sketch,
 };
@@ -115,6 +117,7 @@ embedded! {
     Rollup => "rollup.v1.avsc",
     Baseline => "baseline.v1.avsc",
     Insight => "insight.v1.avsc",
+    RequestLink => "request_link.v1.avsc",
 }
 
 /// Writers' schemas by id, and the id to write one record type with.

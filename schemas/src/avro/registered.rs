@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use super::{AvroRecord, Baseline, EmbeddedSchema, Insight, Rollup, SchemaIds, TraceSummary};
+use super::{AvroRecord, Baseline, EmbeddedSchema, Insight, RequestLink, Rollup, SchemaIds, TraceSummary};
 use crate::topics;
 
 /// A topic's values and the schema that they are written with; its subject in a registry is `<topic>-value`.
@@ -24,12 +24,13 @@ impl Subject {
 
 /// Every topic with Avro values.
 #[must_use]
-pub fn subjects() -> [Subject; 4] {
+pub fn subjects() -> [Subject; 5] {
     [
         Subject { topic: topics::TRACES, schema: TraceSummary::<'static>::schema() },
         Subject { topic: topics::ROLLUPS, schema: Rollup::schema() },
         Subject { topic: topics::BASELINES, schema: Baseline::schema() },
         Subject { topic: topics::INSIGHTS, schema: Insight::schema() },
+        Subject { topic: topics::LINKS, schema: RequestLink::schema() },
     ]
 }
 

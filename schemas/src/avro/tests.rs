@@ -166,6 +166,18 @@ fn example_insight() -> Insight {
     }
 }
 
+fn example_link() -> RequestLink {
+    RequestLink {
+        id: "/chatcmpl-1".into(),
+        version: 2,
+        kind: "linked".into(),
+        request_id: "chatcmpl-1".into(),
+        prompt_tokens: Some(7),
+        members: vec![LinkMember { role: "engine".into(), trace_id: "ab".into(), ..LinkMember::default() }],
+        ..RequestLink::default()
+    }
+}
+
 fn example_rollup() -> Rollup {
     Rollup {
         model: "llama".into(),
@@ -193,6 +205,9 @@ fn records_round_trip() {
     let rollup = example_rollup();
     let ids = SchemaIds::embedded::<Rollup>();
     assert_eq!(ids.decode::<Rollup>(&ids.encode(&rollup).expect("fits")).expect("own bytes"), rollup);
+    let link = example_link();
+    let ids = SchemaIds::embedded::<RequestLink>();
+    assert_eq!(ids.decode::<RequestLink>(&ids.encode(&link).expect("fits")).expect("own bytes"), link);
     let baseline = Baseline {
         model: "llama".into(),
         hour_of_week: Some(3),
@@ -247,13 +262,14 @@ fn fields(json: &mut serde_json::Value) -> &mut Vec<serde_json::Value> {
     json["fields"].as_array_mut().expect("a record")
 }
 
-fn every_schema() -> [(&'static EmbeddedSchema, apache_avro::types::Value); 4] {
+fn every_schema() -> [(&'static EmbeddedSchema, apache_avro::types::Value); 5] {
     let value = |record: Result<apache_avro::types::Value, _>| record.expect("serializable");
     [
         (TraceSummary::<'static>::schema(), value(to_value(TraceSummary::default()))),
         (Rollup::schema(), value(to_value(example_rollup()))),
         (Baseline::schema(), value(to_value(Baseline::default()))),
         (Insight::schema(), value(to_value(example_insight()))),
+        (RequestLink::schema(), value(to_value(example_link()))),
     ]
 }
 
@@ -332,4 +348,4 @@ fn embedded_ids_are_pinned() {
     assert_eq!(ids, PINNED);
 }
 
-const PINNED: [&str; 4] = ["eea02a4f", "c23574d0", "8b51b713", "d488fd4c"];
+const PINNED: [&str; 5] = ["eea02a4f", "c23574d0", "8b51b713", "d488fd4c", "f9f385fa"];

@@ -36,6 +36,8 @@ use crate::{
     restore::{Outputs, restore, rollup_state},
     rollup::{Columns, Roller},
     rows::Rows,
+    stitch::Sightings,
+    stitching::SightingWriter,
 };
 
 /// Spans decoded into one batch.
@@ -86,6 +88,9 @@ pub(super) struct Session<'s> {
     roller: Roller,
     rollups: RollupOutput,
     partials: Vec<Partial>,
+    /// What the spans counted since the last flush say of requests, by partition.
+    sightings: BTreeMap<u32, SightingWriter>,
+    requests_partitions: u32,
     /// What is flushed and not committed yet.
     states: BTreeMap<u32, RollupState>,
     pending: Pending,
@@ -125,6 +130,8 @@ impl<'s> Session<'s> {
             roller: Roller::new(service.config.rollup_limits()),
             rollups: RollupOutput::new(log).await?,
             partials: Vec::new(),
+            sightings: BTreeMap::new(),
+            requests_partitions: log.partitions(topics::REQUESTS).await?.max(1),
             states: BTreeMap::new(),
             pending: Pending::new(transactions, service.config.retry()),
             next_look_up: Instant::now(),
@@ -225,6 +232,7 @@ impl<'s> Session<'s> {
         let batch = self.reader.finish();
         let mut rows = Rows::new(&batch)?;
         let mut columns = Columns::new(&batch)?;
+        let mut sightings = Sightings::new(&batch)?;
         let mut row = 0;
         let mut steps = std::mem::take(&mut self.steps);
         for Step { partition, offset, timestamp_ms, spans } in steps.drain(..) {
@@ -235,6 +243,11 @@ impl<'s> Session<'s> {
                 let is_new = self.assembly.span(partition, offset, &span, &mut self.closed);
                 if counts && is_new {
                     self.roller.span(partition, &mut columns, row);
+                    if let Some(writer) = self.sightings.get_mut(&partition)
+                        && let Some(sighting) = sightings.of(row)
+                    {
+                        writer.push(&sighting);
+                    }
                 }
             }
             row += spans;
@@ -350,6 +363,7 @@ impl<'s> Session<'s> {
                 last_flush: Instant::now(),
             };
             self.inputs.insert(partition, input);
+            self.sightings.insert(partition, SightingWriter::new(partition, self.requests_partitions));
             if self.pending.is_paused() {
                 self.consumer.pause(&at)?;
             }
@@ -366,6 +380,7 @@ impl<'s> Session<'s> {
             let partition = at.partition;
             self.assembly.revoke(partition);
             self.roller.revoke(partition);
+            self.sightings.remove(&partition);
             self.states.remove(&partition);
             self.inputs.remove(&partition);
             self.service.metrics.lag.forget(partition);

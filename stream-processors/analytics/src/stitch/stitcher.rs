@@ -29,13 +29,24 @@ pub struct StitchConfig {
     pub max_callers: usize,
 }
 
+impl StitchConfig {
+    /// How far before a time sightings have to be read again to have the state of that time: what is held then, what
+    /// was joined while that still counts, and, twice, the life of a group, so that a group whose beginning is missed is
+    /// forgotten in time.
+    #[must_use]
+    pub const fn memory_ms(&self) -> Millis {
+        let life_ms = self.window_ms.saturating_add(self.idle_ms).saturating_add(self.late_ms);
+        self.expect_ms.saturating_add(life_ms.saturating_mul(2))
+    }
+}
+
 impl Default for StitchConfig {
     fn default() -> Self {
         Self {
-            window_ms: 60_000,
+            window_ms: 30_000,
             idle_ms: 5_000,
-            late_ms: 60_000,
-            expect_ms: 3_600_000,
+            late_ms: 30_000,
+            expect_ms: 300_000,
             max_groups: 500_000,
             max_bytes: 128 << 20,
             max_members: 64,

@@ -153,8 +153,8 @@ fn late_engines_correct() {
                 .collect();
             versions
         };
-        assert_eq!(until(90_000), [(1, LinkKind::Unreported), (2, LinkKind::Linked)]);
-        assert_eq!(until(120_001), [(1, LinkKind::Unreported)]);
+        assert_eq!(until(45_000), [(1, LinkKind::Unreported), (2, LinkKind::Linked)]);
+        assert_eq!(until(60_001), [(1, LinkKind::Unreported)]);
     }
 }
 

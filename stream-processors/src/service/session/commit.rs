@@ -6,7 +6,7 @@ use infertrace_runtime::log::{LogError, Millis, NextOffset, TopicPartition};
 use tokio::time::Instant;
 
 use super::{Error, Session};
-use crate::{partials::RollupState, rollup::Mark, service::pending::Outcome};
+use crate::{partials::RollupState, rollup::Mark, service::pending::Outcome, stitching::SightingWriter};
 
 /// Tries of the last commit when shutting down.
 const LAST_TRIES: u32 = 3;
@@ -21,7 +21,7 @@ impl Session<'_> {
         let since = self.pending.elapsed();
         let config = &self.service.config;
         let interval = Duration::from_millis(config.commit_interval_ms);
-        if since >= interval.min(WINDOW_PAUSE) && self.inputs.keys().any(|&p| self.roller.wants_flush(p)) {
+        if since >= interval.min(WINDOW_PAUSE) && self.inputs.keys().any(|&p| self.wants_flush(p)) {
             return true;
         }
         if self.pending.is_empty() {
@@ -30,6 +30,12 @@ impl Session<'_> {
         since >= interval
             || self.pending.len() >= config.max_commit_records
             || self.pending.bytes() >= config.max_pending_bytes
+    }
+
+    /// Whether a window is over, or memory for what is counted or seen of requests is short.
+    fn wants_flush(&self, partition: u32) -> bool {
+        let is_full = |writer: &SightingWriter| writer.bytes() >= self.service.config.max_pending_bytes;
+        self.roller.wants_flush(partition) || self.sightings.get(&partition).is_some_and(is_full)
     }
 
     /// Positions that moved since they were committed.
@@ -48,12 +54,13 @@ impl Session<'_> {
     /// are over, that memory is short for, that keep a position from moving on, or (`all`) any.
     fn flush_rollups(&mut self, all: bool) {
         let patience = Duration::from_millis(self.service.config.position_commit_ms);
+        let due: Vec<u32> = self.inputs.keys().copied().filter(|&p| self.wants_flush(p)).collect();
         for (&partition, input) in &mut self.inputs {
             let before = self.roller.rolled_to(partition);
             let holds_back = self.assembly.committable(partition) > before;
             let is_patient = !holds_back || input.last_flush.elapsed() < patience;
             let mut mark: Option<Mark> = None;
-            if all || !is_patient || self.roller.wants_flush(partition) {
+            if all || !is_patient || due.contains(&partition) {
                 mark = self.roller.flush(partition, &mut self.partials);
                 input.last_flush = Instant::now();
             } else {
@@ -65,6 +72,13 @@ impl Session<'_> {
             let pending = &mut self.pending;
             let put = |record| pending.push(partition, record);
             self.rollups.records(partition, &mut self.partials, mark.as_ref(), timestamp, put);
+            // A span that is seen is counted too, so both are told in one transaction, with one state.
+            if let (Some(mark), Some(writer)) = (&mark, self.sightings.get_mut(&partition)) {
+                writer
+                    .records(timestamp, mark.is_new_window)
+                    .into_iter()
+                    .for_each(|record| pending.push(partition, record));
+            }
             if let Some(Mark { rolled_to, watermark_ms, is_new_window }) = mark
                 && (is_counted || is_new_window)
             {
