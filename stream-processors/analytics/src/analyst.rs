@@ -226,3 +226,7 @@ impl AnalystConfig {
             || crate::hash::of_key(key) % u64::from(self.partitions) == u64::from(self.partition)
     }
 }
+
+#[cfg(test)]
+#[path = "analyst_tests.rs"]
+mod tests;

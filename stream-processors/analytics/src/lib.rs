@@ -22,3 +22,5 @@ pub mod series;
 pub mod sketch;
 pub mod stitch;
 pub mod slo;
+#[cfg(test)]
+mod testing;

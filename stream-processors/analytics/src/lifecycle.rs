@@ -165,6 +165,14 @@ impl Incident {
     /// Takes numbers of a finding; of two on the same metric the later stays.
     pub(crate) fn take_evidence(&mut self, finding: &Finding) {
         self.members.insert(finding.kind);
+        for (own, other) in [
+            (&mut self.subject.version, &finding.subject.version),
+            (&mut self.subject.device, &finding.subject.device),
+        ] {
+            if own.is_empty() {
+                own.clone_from(other);
+            }
+        }
         for number in &finding.evidence {
             match self.evidence.iter_mut().find(|own| own.metric == number.metric) {
                 Some(own) => *own = number.clone(),
@@ -205,15 +213,15 @@ mod tests {
     #[test]
     fn hysteresis_in_time_and_value() {
         let mut tracks = Tracks::default();
-        tracks.step(0, &[finding(Kind::Ttft, false)]);
+        tracks.step(0, &[finding(Kind::Straggler, false)]);
         tracks.step(1, &[]);
         assert!(!is_active(&tracks) && !tracks.is_any());
-        tracks.step(2, &[finding(Kind::Ttft, true)]);
+        tracks.step(2, &[finding(Kind::Straggler, true)]);
         assert!(!is_active(&tracks));
-        (3..5).for_each(|at| tracks.step(at, &[finding(Kind::Ttft, false)]));
+        (3..6).for_each(|at| tracks.step(at, &[finding(Kind::Straggler, false)]));
         assert!(is_active(&tracks));
         assert_eq!(tracks.active(Group::Performance).next().unwrap().1.first_ms, 3);
-        (5..20).for_each(|at| tracks.step(at, &[finding(Kind::Ttft, true)]));
+        (6..20).for_each(|at| tracks.step(at, &[finding(Kind::Straggler, true)]));
         (20..25).for_each(|at| tracks.step(at, &[]));
         assert!(is_active(&tracks));
         tracks.step(25, &[]);

@@ -31,8 +31,9 @@ const MOST_DEVICES: usize = 512;
 const TELL_AGAIN_MS: Millis = 300_000;
 /// An incident that comes back so soon is the same one.
 const REOPEN_MS: Millis = 180_000;
-/// Symptoms of more traffic than usual (but no surge), or of nothing that is known, pass mostly: they have to last.
-const PASSING_MS: Millis = 180_000;
+/// Symptoms of more traffic than usual (but no surge), of nothing that is known, or of the slowest requests alone, pass
+/// mostly: they have to last.
+const PASSING_MS: Millis = 300_000;
 /// Excess latency, of normal, from which on an incident is a warning.
 const WARNING_EXCESS: f64 = 0.3;
 /// Words are those of windows at least so bad, of the worst.
@@ -285,12 +286,11 @@ impl Telling<'_> {
             },
         };
         let excess = Parts::of(self.look).excess();
-        let requests = self.look.recent.requests;
         let incident = &mut self.incidents[at];
         // A queue that shrinks is the rest of what was explained when it grew, and so is what is half as bad.
         let is_rest = self.look.is_draining() || excess < 0.5 * incident.worst;
         if incident.ledger.is_empty() || group != Group::Performance || !is_rest {
-            incident.ledger.add(&contributed, requests);
+            incident.ledger.add(&contributed);
         }
         let members = incident.members.len();
         let is_as_bad = excess >= AS_BAD * incident.worst || incident.group != Group::Performance;
@@ -345,7 +345,10 @@ impl Telling<'_> {
         let heaviest = contributed.iter().max_by(|a, b| a.seconds.total_cmp(&b.seconds)).map(|one| one.cause);
         let is_symptom = matches!(kind, Kind::Latency | Kind::Ttft | Kind::Tpot | Kind::Queue);
         let seen_ms = self.now_ms - WINDOW_MS - first_ms;
-        if is_symptom && heaviest.is_none_or(|cause| cause == "traffic") && seen_ms < PASSING_MS {
+        let is_tail_only = active.iter().all(|(kind, ..)| *kind == Kind::Latency)
+            && Parts::of(self.look).excess() < WARNING_EXCESS * Parts::of(self.look).normal;
+        let passes = is_tail_only || heaviest.is_none_or(|cause| cause == "traffic");
+        if is_symptom && passes && seen_ms < PASSING_MS {
             return None;
         }
         if self.config.is_muted(self.tenant, self.model, kind.name(), self.now_ms) {
@@ -390,9 +393,17 @@ impl Telling<'_> {
         if !(is_as_bad || changed) {
             return;
         }
+        // The name is that of what opened it, the words those of what explains it.
+        let top = causes.first().map(|cause| cause.cause.as_str());
+        let telling = incident
+            .members
+            .iter()
+            .copied()
+            .find(|kind| kind.own_cause().is_some() && kind.own_cause() == top);
+        let telling = telling.unwrap_or(incident.kind);
         incident.title = recommend::title(
             self.model,
-            incident.kind,
+            telling,
             &incident.subject,
             &incident.evidence,
             &causes,

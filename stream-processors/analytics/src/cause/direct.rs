@@ -28,27 +28,12 @@ pub(super) fn contributions(
     if active.iter().any(|finding| finding.kind == Kind::Errors) && is_not_about_latency(active) {
         return of_errors(look, params);
     }
-    let Some(first) = active.iter().find(|finding| own_cause(finding.kind).is_some()) else {
+    let Some(first) = active.iter().find(|finding| finding.kind.own_cause().is_some()) else {
         return Vec::new();
     };
-    let Some(cause) = own_cause(first.kind) else { return Vec::new() };
+    let Some(cause) = first.kind.own_cause() else { return Vec::new() };
     let seconds = (OWN_WEIGHT * normal).max(1e-3);
     vec![Contribution { cause, seconds, explanation: words(&first.evidence) }]
-}
-
-/// Kinds that name a cause by themselves.
-const fn own_cause(kind: Kind) -> Option<&'static str> {
-    Some(match kind {
-        Kind::Version => "version",
-        Kind::Throttling | Kind::GpuIdle => "gpu",
-        Kind::Straggler => "host",
-        Kind::Cache => "cache",
-        Kind::SmallBatches => "batch",
-        Kind::Memory => "memory",
-        Kind::Traffic => "traffic",
-        Kind::Errors => "errors",
-        _ => return None,
-    })
 }
 
 fn words(evidence: &[Evidence]) -> String {

@@ -87,13 +87,14 @@ fn give(all: &mut Vec<Contribution>, seconds: f64, drivers: &[Driver]) {
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Weighed {
-    seconds: f64,
+    votes: f64,
     /// The greatest contribution of one window, whose words are kept.
     most: f64,
     explanation: String,
 }
 
-/// What explains an incident so far: contributions of its windows added up, weighted by requests.
+/// What explains an incident so far. Each window has one vote, cut by what explains it: requests that end late in an
+/// incident have waited for all that came before them, so seconds would let its end decide.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Ledger {
     causes: BTreeMap<String, Weighed>,
@@ -108,7 +109,8 @@ impl Ledger {
 
 impl Ledger {
     /// Adds what explains one more window.
-    pub(crate) fn add(&mut self, contributions: &[Contribution], requests: u64) {
+    pub(crate) fn add(&mut self, contributions: &[Contribution]) {
+        let total: f64 = contributions.iter().map(|one| one.seconds).sum();
         let mut of_window: BTreeMap<&str, (f64, f64, &str)> = BTreeMap::new();
         for one in contributions {
             let sum = of_window.entry(one.cause).or_insert((0.0, 0.0, ""));
@@ -119,7 +121,7 @@ impl Ledger {
         }
         for (cause, (seconds, _, explanation)) in of_window {
             let weighed = self.causes.entry(cause.to_owned()).or_default();
-            weighed.seconds += seconds * requests.max(1) as f64;
+            weighed.votes += seconds / total.max(1e-9);
             // The latest words that are about as strong as any: numbers of now, but not of the recovery.
             if seconds >= 0.7 * weighed.most {
                 explanation.clone_into(&mut weighed.explanation);
@@ -130,7 +132,7 @@ impl Ledger {
 
     /// Causes, most likely first; shares sum to 1 at most.
     pub(crate) fn ranked(&self) -> Vec<Cause> {
-        let total: f64 = self.causes.values().map(|weighed| weighed.seconds).sum();
+        let total: f64 = self.causes.values().map(|weighed| weighed.votes).sum();
         if total <= 0.0 {
             return Vec::new();
         }
@@ -139,7 +141,7 @@ impl Ledger {
             .iter()
             .map(|(cause, weighed)| Cause {
                 cause: cause.clone(),
-                share: (weighed.seconds / total * 1_000.0).floor() / 1_000.0,
+                share: (weighed.votes / total * 1_000.0).floor() / 1_000.0,
                 explanation: weighed.explanation.clone(),
             })
             .filter(|cause| cause.share >= LEAST_SHARE)
@@ -162,8 +164,8 @@ mod tests {
     #[test]
     fn a_ledger_ranks() {
         let mut ledger = Ledger::default();
-        ledger.add(&[contribution("queue", 0.2), contribution("gpu", 0.5)], 10);
-        ledger.add(&[contribution("queue", 0.1), contribution("gpu", 0.9), contribution("gpu", 0.1)], 30);
+        ledger.add(&[contribution("queue", 0.2), contribution("gpu", 0.5)]);
+        ledger.add(&[contribution("queue", 0.1), contribution("gpu", 0.9), contribution("gpu", 0.1)]);
         let causes = ledger.ranked();
         assert_eq!(causes[0].cause, "gpu");
         assert_eq!(causes[0].explanation, "gpu 0.9");

@@ -172,7 +172,7 @@ fn interference(look: &Look<'_>) -> Vec<(&'static str, f64, String)> {
         all.push((cause, ln * PROMPT_ELASTICITY, words));
     }
     if let Some((ln, words)) = super::load::arrivals(look) {
-        all.push(("traffic", (look.slope * batch_growth(look).ln()).max(ln), words));
+        all.push(("traffic", (look.slope * batch_growth(look).ln()).min(ln), words));
     }
     all
 }

@@ -34,7 +34,7 @@ impl Default for DriftParams {
             slack: 1.0,
             threshold: 8.0,
             clip: 4.0,
-            least_ratio: [1.8, 1.35, 3.0],
+            least_ratio: [1.8, 1.5, 3.0],
             least_seconds: [0.15, 0.003, 0.15],
             least_requests: 15,
         }

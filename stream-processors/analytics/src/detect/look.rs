@@ -200,7 +200,9 @@ impl<'a> Look<'a> {
 
     /// Whether fewer requests wait than some windows ago: what waits now came earlier.
     pub(crate) fn is_draining(&self) -> bool {
-        let recent: Vec<f64> = self.past.iter().rev().take(RECENT).map(|past| past.facts.backlog()).collect();
+        // What requests found when they came is old by the time they end; gauges are of now.
+        let waiting = |past: &Past| past.facts.waiting.get().or(past.facts.depth.get()).unwrap_or(0.0);
+        let recent: Vec<f64> = self.past.iter().rev().take(RECENT).map(waiting).collect();
         let (Some(now), Some(before)) = (recent.first(), recent.last()) else { return false };
         recent.len() == RECENT && *now < 0.97 * before - 0.5
     }

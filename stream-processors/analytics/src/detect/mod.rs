@@ -102,6 +102,24 @@ kinds! {
     Slo = "slo_burn", 1, 6;
 }
 
+impl Kind {
+    /// The cause that a kind names by itself; none for symptoms.
+    pub(crate) const fn own_cause(self) -> Option<&'static str> {
+        Some(match self {
+            Self::Silence => "silence",
+            Self::Version => "version",
+            Self::Throttling | Self::GpuIdle => "gpu",
+            Self::Straggler => "host",
+            Self::Cache => "cache",
+            Self::SmallBatches => "batch",
+            Self::Memory => "memory",
+            Self::Traffic => "traffic",
+            Self::Errors => "errors",
+            Self::Latency | Self::Ttft | Self::Tpot | Self::Queue | Self::Cost | Self::Slo => return None,
+        })
+    }
+}
+
 /// Which part of a model a finding is about; empty for all of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Subject {

@@ -1,7 +1,7 @@
 //! A service that served a model stopped reporting, while event time goes on.
 //!
 //! With the usual rate λ a window, k windows without a request have the probability e^(−λk) under a Poisson process;
-//! fires when λk ≥ `expected` and k ≥ `windows`. λ is a frugal running mean of windows with requests, learnt for
+//! fires when λk ≥ `expected`, k ≥ `windows` and k is half as long again as any pause that ended by itself. λ is a frugal running mean of windows with requests, learnt for
 //! `history` windows at least.
 
 use std::collections::BTreeMap;
@@ -27,7 +27,7 @@ pub struct SilenceParams {
 
 impl Default for SilenceParams {
     fn default() -> Self {
-        Self { expected: 20.0, windows: 3, history: 30, gone_ms: 6 * 3_600_000 }
+        Self { expected: 25.0, windows: 3, history: 30, gone_ms: 6 * 3_600_000 }
     }
 }
 
@@ -37,6 +37,8 @@ struct Service {
     usual: f64,
     history: u32,
     silent: u32,
+    /// The longest pause that ended before it was missed.
+    longest: u32,
     last_ms: Millis,
 }
 
@@ -44,6 +46,8 @@ struct Service {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Services(BTreeMap<String, Service>);
 
+/// Requests that a pause may have cost to be learnt as usual; a longer one was an outage.
+const LEARNT: f64 = 100.0;
 /// Services of one model that are remembered.
 const MOST: usize = 64;
 
@@ -58,6 +62,9 @@ impl Services {
             service.history = service.history.saturating_add(1);
             let weight = (1.0 / f64::from(service.history)).max(0.03);
             service.usual += (*count as f64 - service.usual) * weight;
+            if f64::from(service.silent) * service.usual < LEARNT {
+                service.longest = service.longest.max(service.silent);
+            }
             service.silent = 0;
             service.last_ms = window_ms;
         }
@@ -85,8 +92,10 @@ pub(super) fn look(look: &Look<'_>, params: &SilenceParams, found: &mut Vec<Find
     for (name, service) in &look.services.0 {
         let expected = service.usual * f64::from(service.silent);
         let is_known = service.history >= params.history;
+        // Traffic that comes in bursts pauses for longer than Poisson's.
+        let is_usual = service.silent <= service.longest + service.longest / 2;
         let is_gone = look.window_ms - service.last_ms > params.gone_ms;
-        if !is_known || is_gone || service.silent < params.windows || expected < params.expected {
+        if !is_known || is_usual || is_gone || service.silent < params.windows || expected < params.expected {
             continue;
         }
         let silent_s = f64::from(service.silent) * WINDOW_MS as f64 * 1e-3;

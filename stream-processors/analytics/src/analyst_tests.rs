@@ -1,0 +1,191 @@
+//! The analyst as a whole: windows, corrections, order, snapshots.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    output::{Rollup, State},
+    rollup::{Cell, Partial},
+    testing::{Conduct, HEALTHY, MODEL, START, Story, window},
+};
+
+fn rollups(out: &[Output], length_ms: Millis, stage: &str) -> Vec<(Millis, u32, u64)> {
+    let is = |rollup: &&Rollup| {
+        rollup.length_ms == length_ms && &*rollup.key.model == MODEL && &*rollup.key.stage == stage
+    };
+    out.iter()
+        .filter_map(|output| match output {
+            Output::Rollup(rollup) => Some(rollup),
+            _ => None,
+        })
+        .filter(is)
+        .map(|rollup| (rollup.window_ms - START, rollup.revision, rollup.cell.get(Counter::Traces)))
+        .collect()
+}
+
+/// Scenario: two sources, of which one is behind. Guarantee: a window closes when both have passed it and the
+/// lateness, not before; both sources' counts are in its rollup; minutes follow.
+#[test]
+fn a_window_closes_by_the_least_watermark() {
+    let mut analyst = Analyst::new(AnalystConfig::default());
+    analyst.set_sources(&[0, 1]);
+    let mut out = Vec::new();
+    for source in [0, 1] {
+        for at in 0..6 {
+            window(START + at * WINDOW_MS, &[HEALTHY])
+                .into_iter()
+                .for_each(|one| analyst.partial(source, one));
+        }
+    }
+    analyst.watermark(1, START + 11_499, &mut out);
+    analyst.watermark(0, START + 61_500, &mut out);
+    assert!(out.is_empty());
+    analyst.watermark(1, START + 11_500, &mut out);
+    assert_eq!(rollups(&out, WINDOW_MS, "trace"), [(0, 1, 60)]);
+    assert_eq!(out.last(), Some(&Output::Closed { window_ms: START }));
+    analyst.watermark(1, START + 61_500, &mut out);
+    assert_eq!(rollups(&out, 60_000, "trace"), [(0, 1, 360)]);
+    assert_eq!(analyst.closed_to_ms(), Some(START + 60_000));
+}
+
+/// Scenario: something of a closed window comes late, then something far too late. Guarantee: the window and its
+/// minute are told again with all they hold and a higher revision; the rest is counted.
+#[test]
+fn late_data_corrects_rollups() {
+    let mut analyst = Analyst::new(AnalystConfig::default());
+    let mut out = Vec::new();
+    for at in 0..8 {
+        window(START + at * WINDOW_MS, &[HEALTHY]).into_iter().for_each(|one| analyst.partial(0, one));
+    }
+    analyst.watermark(0, START + 71_500, &mut out);
+    out.clear();
+    let late = |seen: i64, window_ms: i64| -> Partial {
+        let mut late = window(window_ms, &[Conduct { requests: 5, ..HEALTHY }]).pop().unwrap();
+        late.seen_window_ms = seen;
+        late
+    };
+    analyst.partial(0, late(START + 70_000, START + 20_000));
+    analyst.watermark(0, START + 81_500, &mut out);
+    assert_eq!(rollups(&out, WINDOW_MS, "trace"), [(20_000, 2, 35), (70_000, 1, 30)]);
+    assert_eq!(rollups(&out, 60_000, "trace"), [(0, 2, 185)]);
+    analyst.partial(0, late(START + 80_000, START - 600_000));
+    assert_eq!(analyst.uncorrected_partials(), 1);
+}
+
+/// Scenario: a source that says nothing for more than the idle time, and speaks again. Guarantee: windows close
+/// without it; what it brings is counted with the windows that are open now.
+#[test]
+fn an_idle_source_does_not_hold_windows_open() {
+    let mut analyst = Analyst::new(AnalystConfig::default());
+    analyst.set_sources(&[0, 1]);
+    let mut out = Vec::new();
+    window(START, &[HEALTHY]).into_iter().for_each(|one| analyst.partial(0, one));
+    analyst.watermark(1, START + 1_000, &mut out);
+    analyst.watermark(0, START + 61_000, &mut out);
+    assert!(out.is_empty());
+    analyst.watermark(0, START + 75_000, &mut out);
+    assert_eq!(rollups(&out, WINDOW_MS, "trace"), [(0, 1, 30)]);
+}
+
+/// What happens in a test story: so many windows of this.
+fn conducts() -> impl Strategy<Value = Vec<(usize, [Conduct; 3])>> {
+    let slow = Conduct { tpot_us: 50_000, queue_us: 900_000, ..HEALTHY };
+    let failing = Conduct { failing: 9, ..HEALTHY };
+    let cold = Conduct { hit_permille: 50, ..HEALTHY };
+    let silent = Conduct { requests: 0, ..HEALTHY };
+    let kinds = prop::sample::select(vec![
+        [HEALTHY; 3],
+        [slow; 3],
+        [slow, HEALTHY, HEALTHY],
+        [failing; 3],
+        [cold; 3],
+        [silent; 3],
+    ]);
+    prop::collection::vec((4usize..14, kinds), 1..5)
+}
+
+/// Everything that an analyst says of a story; `shuffle` turns the partials of each window and cuts cells in two.
+fn told(story: &[(usize, [Conduct; 3])], shuffle: Option<usize>, restore_at: Option<usize>) -> Vec<Output> {
+    let mut analyst = Analyst::new(AnalystConfig::default());
+    let mut out = Vec::new();
+    let healthy = (70, [HEALTHY; 3]);
+    let windows = std::iter::once(&healthy).chain(story).flat_map(|(count, devices)| vec![devices; *count]);
+    let mut at_ms = START;
+    for (index, devices) in windows.enumerate() {
+        let mut partials = window(at_ms, devices);
+        if let Some(turn) = shuffle {
+            let extra = partials[turn % partials.len()].clone();
+            let count = partials.len();
+            partials.rotate_left(turn % count);
+            // The same counts in two parts: an empty one of the same key changes nothing.
+            partials.push(Partial { cell: Cell::default(), exemplars: extra.exemplars.clone(), ..extra });
+            partials.reverse();
+        }
+        let half = partials.len() / 2;
+        for (place, partial) in partials.into_iter().enumerate() {
+            analyst.partial(0, partial);
+            if shuffle.is_some() && place == half {
+                // A mark in between that closes nothing.
+                analyst.watermark(0, at_ms + 2_000, &mut out);
+            }
+        }
+        at_ms += WINDOW_MS;
+        analyst.watermark(0, at_ms + 1_500, &mut out);
+        if restore_at == Some(index) {
+            analyst = Analyst::restore(AnalystConfig::default(), &analyst.snapshot()).unwrap();
+        }
+    }
+    out
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
+
+    /// Scenario: any story; its partials in another order, cut otherwise, with more marks in between. Guarantee:
+    /// the same outputs to the byte.
+    #[test]
+    fn outputs_know_no_order(story in conducts(), turn in 0usize..7) {
+        prop_assert_eq!(told(&story, None, None), told(&story, Some(turn), None));
+    }
+
+    /// Scenario: any story; saved and restored somewhere. Guarantee: it goes on as if nothing had happened.
+    #[test]
+    fn a_restored_analyst_goes_on(story in conducts(), at in 0usize..120) {
+        prop_assert_eq!(told(&story, None, None), told(&story, None, Some(at)));
+    }
+}
+
+/// Scenario: no snapshot, one of another layout, a cut one. Guarantee: an error that says what to do; no panic.
+#[test]
+fn bad_snapshots_are_refused() {
+    let config = AnalystConfig::default;
+    assert_eq!(Analyst::restore(config(), &[]).err(), Some(SnapshotError::Version(None)));
+    assert_eq!(Analyst::restore(config(), &[99, 1]).err(), Some(SnapshotError::Version(Some(99))));
+    let mut story = Story::new(config());
+    story.run(3, &[HEALTHY]);
+    let snapshot = story.analyst.snapshot();
+    for cut in 1..snapshot.len().min(400) {
+        let error = Analyst::restore(config(), &snapshot[..cut]).err();
+        assert!(matches!(error, Some(SnapshotError::Malformed(_))), "{cut}: {error:?}");
+    }
+}
+
+/// Scenario: tokens get slow on all devices, and normal again. Guarantee: one insight opens, names the host first with a
+/// sentence and traces of both sides, and is resolved; its revisions ascend by one.
+#[test]
+fn an_incident_opens_and_resolves() {
+    let mut story = Story::warm();
+    story.run(20, &[Conduct { tpot_us: 45_000, ..HEALTHY }; 3]);
+    let (open, cause) = story.only();
+    assert_eq!((cause, open.state == State::Resolved), ("host", false));
+    assert!(!open.example_traces.is_empty() && !open.normal_traces.is_empty());
+    assert!(
+        open.recommendation.as_ref().is_some_and(|one| one.text.contains("3.0 ×")),
+        "{:?}",
+        open.recommendation
+    );
+    story.run(20, &[HEALTHY; 3]);
+    let (last, _) = story.only();
+    assert_eq!(last.state, State::Resolved);
+    assert!(story.insights.iter().enumerate().all(|(index, one)| one.revision as usize == index + 1));
+}
