@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 use infertrace_runtime::telemetry::LogFormat;
 use toml::Value;
 
-use crate::commands::{audit::Audit, dlq::Dlq, replay::Replay, topics::Topics};
+use crate::commands::{audit::Audit, detect::Detect, dlq::Dlq, evaluate_nab::Nab, replay::Replay, topics::Topics};
 
 /// Why inference got slow or dear, and what to change.
 #[derive(Debug, Parser)]
@@ -53,11 +53,23 @@ pub(crate) enum Command {
     Dlq(Dlq),
     /// Compares the log with the lake, span by span; exit code 1 when they differ
     Audit(Audit),
+    /// Scores each row of a series for anomalies
+    Detect(Detect),
+    /// Scores detectors against labelled data
+    #[command(subcommand)]
+    Evaluate(Evaluate),
     /// Analyses a past range again, beside what was said live
     Replay(Replay),
     /// Shows or checks the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+}
+
+/// Labelled data to score detectors against.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Evaluate {
+    /// Series with labelled windows, by the rules of the Numenta Anomaly Benchmark
+    Nab(Nab),
 }
 
 /// What to do with the configuration.

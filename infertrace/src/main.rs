@@ -16,7 +16,7 @@ use infertrace_runtime::telemetry;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    cli::{Cli, Command, ConfigCommand, Flags},
+    cli::{Cli, Command, ConfigCommand, Evaluate, Flags},
     config::Config,
     platform::{Platform, Roles},
 };
@@ -39,6 +39,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Topics(command) => return commands::topics::run(&command),
         Command::Dlq(command) => return commands::dlq::run(&command),
         Command::Audit(args) => return commands::audit::run(&args),
+        Command::Detect(args) => return commands::detect::run(&args),
+        Command::Evaluate(Evaluate::Nab(args)) => return commands::evaluate_nab::run(&args),
         Command::Replay(args) => return commands::replay::run(&args),
         Command::Up { flags, no_demo } => serve(&flags, Roles::all(), !no_demo)?,
         Command::Gateway(flags) => serve(&flags, Roles { gateway: true, ..Roles::default() }, false)?,

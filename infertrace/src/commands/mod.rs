@@ -1,10 +1,12 @@
-//! Commands that look at a log or a lake and end: topics, dlq, audit, replay.
+//! Commands that look at a log, a lake or a file and end: topics, dlq, audit, detect, evaluate, replay.
 //!
 //! Each file reads its flags, calls the library that does the work and prints. Exit codes: 0 as wanted, 1 for
 //! findings (a difference, a letter that cannot go back), 2 for an error.
 
 pub(crate) mod audit;
+pub(crate) mod detect;
 pub(crate) mod dlq;
+pub(crate) mod evaluate_nab;
 pub(crate) mod replay;
 pub(crate) mod topics;
 

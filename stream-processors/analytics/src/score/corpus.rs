@@ -62,7 +62,7 @@ pub fn detectors() -> [(&'static str, fn() -> Box<dyn Detector>); 3] {
 
 /// Runs a detector over every file and scores it.
 #[must_use]
-pub fn evaluate(name: &'static str, make: fn() -> Box<dyn Detector>, corpus: &[Labelled]) -> Report {
+pub fn evaluate(name: &'static str, make: &dyn Fn() -> Box<dyn Detector>, corpus: &[Labelled]) -> Report {
     let threshold = make().threshold();
     let scores: Vec<Vec<f64>> = corpus
         .iter()
@@ -128,7 +128,7 @@ mod tests {
             (0..200).map(|row| (row * 60_000, if row == 60 || row == 150 { 9.0 } else { 1.0 })).collect();
         let windows = vec![Window { first: 50, last: 69 }, Window { first: 100, last: 119 }];
         let corpus = [Labelled { name: "a".into(), rows, windows }];
-        let report = evaluate("over five", || Box::new(OverFive), &corpus);
+        let report = evaluate("over five", &|| Box::new(OverFive), &corpus);
         assert_eq!(
             report.own,
             Plain { precision: 0.5, recall: 0.5, f1: 0.5, time_to_detect_s: 600.0, false_alarms: 1 }

@@ -6,6 +6,7 @@ use super::{
     Detector,
     config::SeriesConfig,
     expectation::Expectation,
+    familiar::Familiar,
     habituation::Habituation,
     tail::Tail,
     window::{Change, Window},
@@ -45,6 +46,11 @@ impl Score {
 
 const ALARM_SCORE: f64 = 0.5;
 
+/// What the rarity of a window is lessened by: log₁₀ 2. Of the false alarms that are allowed, single values get half
+/// and the two statistics of the window a quarter each (weighted Bonferroni: C. R. Genovese, K. Roeder,
+/// L. Wasserman, "False discovery control with p-value weighting", Biometrika 93, 2006).
+const WINDOW_SHARE: f64 = std::f64::consts::LOG10_2;
+
 /// Scores one series of (time, value), row by row. Its whole state is serialisable: what is restored goes on as if
 /// it had never stopped.
 ///
@@ -54,6 +60,7 @@ pub struct SeriesDetector {
     config: SeriesConfig,
     expectation: Expectation,
     window: Window,
+    familiar: Familiar,
     value_tail: Tail,
     level_tail: Tail,
     spread_tail: Tail,
@@ -68,6 +75,7 @@ impl SeriesDetector {
             expectation: Expectation::new(&config),
             config,
             window: Window::default(),
+            familiar: Familiar::default(),
             value_tail: Tail::default(),
             level_tail: Tail::default(),
             spread_tail: Tail::default(),
@@ -78,20 +86,34 @@ impl SeriesDetector {
     /// Scores a row, then learns from it. A value that is no finite number is no observation: it scores 0 and is
     /// not learned from.
     ///
-    /// The rarest view decides. Taking the smallest of several tail probabilities is Tippett's combination
-    /// (L. H. C. Tippett, "The Methods of Statistics", 1931); its correction for their number is the same for every
-    /// row, so it is part of the threshold.
+    /// The rarest view decides: Tippett's combination of tail probabilities (L. H. C. Tippett, "The Methods of
+    /// Statistics", 1931).
     pub fn push(&mut self, at_ms: i64, value: f64) -> Score {
         if !value.is_finite() {
             return Score { score: 0.0, expected: value, rarity: None, view: None };
         }
         let config = &self.config;
         let surprise = self.expectation.push(config, at_ms, value);
+        let most = self.familiar.push(config, value - surprise.expected).unwrap_or(f64::INFINITY);
         let Change { level, spread } = self.window.push(config, value);
         let views = [
-            (View::Value, surprise.bits.and_then(|bits| self.value_tail.push(config, bits))),
-            (View::Level, level.and_then(|bits| self.level_tail.push(config, bits))),
-            (View::Spread, spread.and_then(|bits| self.spread_tail.push(config, bits))),
+            (
+                View::Value,
+                surprise
+                    .bits
+                    .and_then(|bits| self.value_tail.push(config, bits))
+                    .map(|rarity| rarity.min(most)),
+            ),
+            (
+                View::Level,
+                level.and_then(|bits| self.level_tail.push(config, bits)).map(|rarity| rarity - WINDOW_SHARE),
+            ),
+            (
+                View::Spread,
+                spread
+                    .and_then(|bits| self.spread_tail.push(config, bits))
+                    .map(|rarity| rarity - WINDOW_SHARE),
+            ),
         ];
         let rarest = views
             .into_iter()

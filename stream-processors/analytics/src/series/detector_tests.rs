@@ -85,8 +85,8 @@ fn a_restored_detector_goes_on() {
     let (mut whole, mut broken) = (SeriesDetector::default(), SeriesDetector::default());
     for (row, &(at_ms, value)) in rows.iter().enumerate() {
         if row % 500 == 499 {
-            let bytes = serde_json::to_vec(&broken).expect("serialisable");
-            broken = serde_json::from_slice(&bytes).expect("its own bytes");
+            let bytes = postcard::to_allocvec(&broken).expect("serialisable");
+            broken = postcard::from_bytes(&bytes).expect("its own bytes");
         }
         assert_eq!(whole.push(at_ms, value), broken.push(at_ms, value), "{row}");
     }

@@ -4,6 +4,7 @@ pub mod baseline;
 pub mod config;
 mod detector;
 mod expectation;
+mod familiar;
 mod habituation;
 mod running;
 pub mod tail;

@@ -20,20 +20,26 @@ impl Mean {
     }
 }
 
-/// The median of the last `capacity` values, kept in order. Adding costs a binary search and a short move.
+/// The last `capacity` values in order of size. Adding costs a binary search and a short move.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(super) struct Median {
+pub(super) struct Ordered {
     arrived: VecDeque<f64>,
     ordered: Vec<f64>,
 }
 
-impl Median {
+impl Ordered {
     pub(super) fn len(&self) -> usize {
         self.ordered.len()
     }
 
-    pub(super) fn get(&self) -> Option<f64> {
+    pub(super) fn median(&self) -> Option<f64> {
         self.ordered.get(self.ordered.len() / 2).copied()
+    }
+
+    /// How many values are at least `from` and at most `to`.
+    pub(super) fn within(&self, from: f64, to: f64) -> usize {
+        let below = self.ordered.partition_point(|&y| y < from);
+        self.ordered.partition_point(|&y| y <= to).saturating_sub(below)
     }
 
     pub(super) fn push(&mut self, x: f64, capacity: usize) {
@@ -65,14 +71,15 @@ mod tests {
         assert!((mean.value - 10.0).abs() < 1e-6);
     }
 
-    /// Scenario: more values than the capacity. Guarantee: the median of the last ones only.
+    /// Scenario: more values than the capacity. Guarantee: the median and the counts of the last ones only.
     #[test]
-    fn a_median_of_the_last_values() {
-        let mut median = Median::default();
-        assert_eq!(median.get(), None);
+    fn order_of_the_last_values() {
+        let mut values = Ordered::default();
+        assert_eq!(values.median(), None);
         for x in [100.0, 100.0, 100.0, 1.0, 3.0, 2.0] {
-            median.push(x, 3);
+            values.push(x, 3);
         }
-        assert_eq!((median.get(), median.len()), (Some(2.0), 3));
+        assert_eq!((values.median(), values.len()), (Some(2.0), 3));
+        assert_eq!((values.within(2.0, 3.0), values.within(4.0, 200.0), values.within(3.0, 2.0)), (2, 0, 0));
     }
 }

@@ -118,7 +118,7 @@ mod tests {
         for row in 0..1_000_u32 {
             tail.push(&config, f64::from(row * 37 % 101) / 101.0);
         }
-        assert!(tail.peaks.len() <= 40);
+        assert!(tail.peaks.len() <= 2 * 26);
         assert!(tail.push(&config, 25.0).expect("in the tail") > 2.0);
     }
 }
