@@ -94,8 +94,8 @@ fn topics_are_planned_created_and_checked() -> anyhow::Result<()> {
 }
 
 /// Scenario: a platform on Kafka takes spans and, in between, records that are none. Its dead letters are listed, shown
-/// and sent back, twice; the lake is audited while everything runs, then after a data file was removed and after one
-/// was put in its place that has other spans; the range is replayed, dry and twice in earnest.
+/// and sent back; the lake is audited while everything runs, then after a data file was removed and after half of it
+/// was put in its place; the range is replayed, dry and twice in earnest.
 /// Guarantee: each poison record has its letters and goes back once; the audit finds the two tiers equal, then names
 /// the range that is not; replays read every span, agree with each other, and leave live topics and groups alone.
 #[test]
@@ -192,16 +192,21 @@ fn letters_go_back_the_audit_sees_loss_and_replays_agree() -> anyhow::Result<()>
     })
     .with_context(|| format!("{report:#}\n{}", up.tail()))?;
     ensure!(report["clean"] == true, "{report:#}");
-    let first_audit = json(&[&audit[..], &["--state", &state]].concat())?;
-    let again = json(&[&audit[..], &["--state", &state]].concat())?;
     let ranges = |report: &Value| -> usize {
         let partitions = report["partitions"].as_array().into_iter().flatten();
         partitions.map(|partition| partition["ranges"].as_array().map_or(0, Vec::len)).sum()
     };
-    ensure!(ranges(&first_audit) > 0 && ranges(&again) == 0, "{again:#}");
+    let going_on = [&audit[..], &["--state", &state]].concat();
+    ensure!(ranges(&json(&going_on)?) > 0);
+    // What was sent back may just be in a range of its own.
+    wait_until(
+        "nothing to be left to audit",
+        Duration::from_secs(30),
+        || Ok(ranges(&json(&going_on)?) == 0),
+    )?;
 
-    replays_agree(&runtime, &log, &kafka_flag)?;
     ensure!(up.terminate(STOP_TIMEOUT)?.success(), "not a clean end\n{}", up.tail());
+    replays_agree(&runtime, &log, &kafka_flag)?;
 
     let file = walk(&lake.join("spans"))?.into_iter().next().context("a data file")?;
     let kept = std::fs::read(&file)?;
@@ -216,13 +221,13 @@ fn letters_go_back_the_audit_sees_loss_and_replays_agree() -> anyhow::Result<()>
     Ok(())
 }
 
-/// Replays everything: dry, then twice; compares topics and looks after live groups.
+/// Replays everything: dry, then twice; compares what was written, and live topics before and after.
 fn replays_agree(runtime: &tokio::runtime::Runtime, log: &KafkaLog, kafka: &[&str]) -> anyhow::Result<()> {
     let ends = || -> anyhow::Result<Vec<u64>> {
         let mut ends = Vec::new();
         for topic in [topics::INSIGHTS, topics::ROLLUPS, topics::DLQ] {
             for partition in 0..runtime.block_on(log.partitions(topic))? {
-                ends.push(runtime.block_on(log.watermarks(&TopicPartition::new(topic, partition)))?.low.0);
+                ends.push(runtime.block_on(log.watermarks(&TopicPartition::new(topic, partition)))?.high.0);
             }
         }
         Ok(ends)
