@@ -6,7 +6,10 @@ use clap::{Args, Parser, Subcommand};
 use infertrace_runtime::telemetry::LogFormat;
 use toml::Value;
 
-use crate::commands::{audit::Audit, detect::Detect, dlq::Dlq, evaluate_nab::Nab, replay::Replay, topics::Topics};
+use crate::commands::{
+    audit::Audit, detect::Detect, dlq::Dlq, evaluate_nab::Nab, evaluate_scenarios::Scenarios, replay::Replay,
+    topics::Topics,
+};
 
 /// Why inference got slow or dear, and what to change.
 #[derive(Debug, Parser)]
@@ -70,6 +73,8 @@ pub(crate) enum Command {
 pub(crate) enum Evaluate {
     /// Series with labelled windows, by the rules of the Numenta Anomaly Benchmark
     Nab(Nab),
+    /// Simulated traffic with faults whose truth is known, through both stages in simulated time
+    Scenarios(Scenarios),
 }
 
 /// What to do with the configuration.

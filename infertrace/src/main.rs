@@ -41,6 +41,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Audit(args) => return commands::audit::run(&args),
         Command::Detect(args) => return commands::detect::run(&args),
         Command::Evaluate(Evaluate::Nab(args)) => return commands::evaluate_nab::run(&args),
+        Command::Evaluate(Evaluate::Scenarios(args)) => return commands::evaluate_scenarios::run(&args),
         Command::Replay(args) => return commands::replay::run(&args),
         Command::Up { flags, no_demo } => serve(&flags, Roles::all(), !no_demo)?,
         Command::Gateway(flags) => serve(&flags, Roles { gateway: true, ..Roles::default() }, false)?,

@@ -7,6 +7,7 @@ pub(crate) mod audit;
 pub(crate) mod detect;
 pub(crate) mod dlq;
 pub(crate) mod evaluate_nab;
+pub(crate) mod evaluate_scenarios;
 pub(crate) mod replay;
 pub(crate) mod topics;
 
