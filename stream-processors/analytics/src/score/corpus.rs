@@ -50,9 +50,12 @@ pub struct Plain {
     pub false_alarms: usize,
 }
 
+/// Makes a detector that has seen nothing.
+pub type Make = fn() -> Box<dyn Detector>;
+
 /// The detectors to compare, each made anew for each file.
 #[must_use]
-pub fn detectors() -> [(&'static str, fn() -> Box<dyn Detector>); 3] {
+pub fn detectors() -> [(&'static str, Make); 3] {
     [
         ("infertrace", || Box::new(SeriesDetector::default())),
         ("ewma", || Box::new(Ewma::default())),

@@ -20,7 +20,7 @@ const LARGEST_EXPONENT: f64 = 700.0;
 ///
 /// *Rarity* is −log₁₀(P·√n). One row in n is the rarest without being an event, so the longer the history, the
 /// rarer a row has to be: with P·n the number of false alarms would not grow with n at all, with P it would grow
-/// as n; between them, a false alarm is allowed √n times.
+/// as n; with P·√n it grows as √n.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Tail {
     /// Largest first, each with the number of its row.
