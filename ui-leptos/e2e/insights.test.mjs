@@ -42,7 +42,7 @@ visit("lists what is open", "/insights", {}, async (page) => {
   await rows(page).first().waitFor();
   assert.equal(await rows(page).count(), 5);
   const first = await rows(page).first().innerText();
-  for (const part of [/Page/, /first token after 1\.8 s/, /Time to first token/, /Llama-3\.3-70B-Instruct · 1\.4/, /since 6 m/, /batch 62 %/, /queue 27 %/]) {
+  for (const part of [/Page/, /first token after 1\.8 s/, /Time to first token/, /Llama-3\.3-70B-Instruct · 1\.4/, /for 6 m/, /batch 62 %/, /queue 27 %/]) {
     assert.match(first.replaceAll("\u00a0", " "), part);
   }
   const link = page.getByRole("link", { name: /^Insights 5 open/ });

@@ -31,7 +31,7 @@ pub(crate) fn App() -> AnyView {
     provide_context(Colours::load());
     provide_context(Now::install());
     provide_context(ListState::new(router));
-    let insights = InsightsState::install(router);
+    let insights = InsightsState::install();
     provide_context(insights);
     let dark = RwSignal::new(theme::is_dark());
     let help = RwSignal::new(false);

@@ -26,6 +26,8 @@ use wasm_bindgen::prelude::wasm_bindgen;
 /// Runs when the module is loaded: replaces the loading shell by the app.
 #[wasm_bindgen(start)]
 pub fn start() {
+    // A build for release has neither texts nor a hook: a panic ends the module at once.
+    #[cfg(debug_assertions)]
     console_error_panic_hook::set_once();
     let Some(root) = browser::element_by_id("app") else {
         return;

@@ -2,7 +2,7 @@
 
 use infertrace_ui_model::api::Problem;
 use leptos::prelude::window;
-use serde::de::DeserializeOwned;
+use serde_json::Value;
 use wasm_bindgen::{JsCast, JsValue};
 use wasm_bindgen_futures::JsFuture;
 use web_sys::Response;
@@ -60,7 +60,7 @@ pub(crate) async fn get_text(url: &str) -> Result<String, LoadError> {
     if response.ok() {
         return Ok(text);
     }
-    let mut problem: Problem = serde_json::from_str(&text).unwrap_or_default();
+    let mut problem = Problem::of(&text);
     problem.status = response.status();
     if problem.title.is_empty() {
         problem.title = format!("{} {}", response.status(), response.status_text());
@@ -69,7 +69,23 @@ pub(crate) async fn get_text(url: &str) -> Result<String, LoadError> {
 }
 
 /// `GET`, parsed.
-pub(crate) async fn get_json<T: DeserializeOwned>(url: &str) -> Result<T, LoadError> {
+pub(crate) async fn get<T>(url: &str, parse: fn(&str) -> Result<T, String>) -> Result<T, LoadError> {
     let text = get_text(url).await?;
-    serde_json::from_str(&text).map_err(|error| LoadError::Unreadable(error.to_string()))
+    parse(&text).map_err(LoadError::Unreadable)
+}
+
+/// `GET`, as a tree of JSON.
+pub(crate) async fn get_value(url: &str) -> Result<Value, LoadError> {
+    get(url, |text| serde_json::from_str(text).map_err(|error| error.to_string())).await
+}
+
+/// Where something stands that is asked for.
+#[derive(Clone, PartialEq)]
+pub(crate) enum Phase {
+    /// Nothing to show yet.
+    Loading,
+    /// Shown.
+    Ready,
+    /// Nothing to show, and why.
+    Failed(LoadError),
 }

@@ -1,54 +1,20 @@
 //! What the query API answers, as far as the UI reads it.
 //!
-//! Unknown fields are ignored and absent ones have defaults, so that an older page works with a newer server and the
+//! Unknown members are ignored and absent ones have defaults, so that an older page works with a newer server and the
 //! other way round. Attributes stay as JSON text until a person opens a span: a trace of 10,000 spans parses in a
 //! fraction of the time, and search runs over the text.
 
-use std::fmt;
-
-use serde::Deserialize;
-use serde::de::{self, Deserializer, Visitor};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
+
+use crate::json::Members;
 
 /// A 64-bit quantity, most often in nanoseconds; a decimal string on the wire (as OTLP/JSON writes it), a number is taken too.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Nanos(pub i64);
 
-impl<'de> Deserialize<'de> for Nanos {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct NanosVisitor;
-        impl Visitor<'_> for NanosVisitor {
-            type Value = Nanos;
-            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                formatter.write_str("a 64-bit integer, as a decimal string or a number")
-            }
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Nanos, E> {
-                if text.is_empty() {
-                    return Ok(Nanos(0));
-                }
-                text.parse().map(Nanos).map_err(E::custom)
-            }
-            fn visit_i64<E: de::Error>(self, value: i64) -> Result<Nanos, E> {
-                Ok(Nanos(value))
-            }
-            fn visit_u64<E: de::Error>(self, value: u64) -> Result<Nanos, E> {
-                Ok(Nanos(i64::try_from(value).unwrap_or(i64::MAX)))
-            }
-            fn visit_f64<E: de::Error>(self, value: f64) -> Result<Nanos, E> {
-                Ok(Nanos(value as i64))
-            }
-            fn visit_unit<E: de::Error>(self) -> Result<Nanos, E> {
-                Ok(Nanos(0))
-            }
-        }
-        deserializer.deserialize_any(NanosVisitor)
-    }
-}
-
 /// A small JSON object whose members are looked up by name: `inference`, `gpu`, `queue`, `batch`, `cache`.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(transparent)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Fields(pub Map<String, Value>);
 
 impl Fields {
@@ -78,15 +44,13 @@ pub fn number_of(value: &Value) -> Option<f64> {
 }
 
 /// `GET /api/v1/traces/{id}`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+#[derive(Debug, Default)]
 pub struct TraceDetail {
     /// Hexadecimal.
     pub trace_id: String,
     /// Whether every span that the trace refers to is there.
     pub complete: Option<bool>,
     /// Why not, in words or as an object with a `reason`.
-    #[serde(alias = "incomplete_reason", alias = "incomplete_reasons", alias = "reason")]
     pub completeness: Option<Value>,
     /// Which tiers answered: `hot`, `warm`, `cold`.
     pub tiers: Vec<String>,
@@ -125,6 +89,55 @@ pub struct TraceDetail {
 }
 
 impl TraceDetail {
+    /// From an answer.
+    ///
+    /// # Errors
+    /// In words, when it is not an object.
+    pub fn parse(json: &str) -> Result<Self, String> {
+        let members = Members::parse(json)?;
+        let known = ["completeness", "incomplete_reason", "incomplete_reasons", "reason"];
+        let completeness = known.iter().map(|name| members.value(name)).find(|value| !value.is_null());
+        let segment = |raw: &RawValue| {
+            let members = Members::of(raw.get());
+            PathSegment {
+                span_id: members.text(&["span_id"]),
+                start_unix_nano: members.nanos(&["start_unix_nano"]).unwrap_or_default(),
+                duration_nano: members.nanos(&["duration_nano"]).unwrap_or_default(),
+            }
+        };
+        let shift = |raw: &RawValue| {
+            let members = Members::of(raw.get());
+            let shift_nano = members.nanos(&["shift_nano"]).unwrap_or_default();
+            ClockShift { service: members.text(&["service"]), shift_nano }
+        };
+        Ok(Self {
+            trace_id: members.text(&["trace_id"]),
+            complete: members.flag("complete"),
+            completeness,
+            tiers: members.texts("tiers"),
+            spans: members.items(&["spans"]).into_iter().map(|raw| Span::of(raw.get())).collect(),
+            critical_path: members.texts("critical_path"),
+            critical_path_segments: members
+                .items(&["critical_path_segments"])
+                .into_iter()
+                .map(segment)
+                .collect(),
+            clock_shifts: members.items(&["clock_shifts"]).into_iter().map(shift).collect(),
+            insights: members.value("insights"),
+            models: members.texts("models"),
+            input_tokens: members.nanos(&["input_tokens"]),
+            output_tokens: members.nanos(&["output_tokens"]),
+            cached_tokens: members.nanos(&["cached_tokens"]),
+            ttft_nano: members.nanos(&["ttft_nano"]),
+            ttft_queue_nano: members.nanos(&["ttft_queue_nano"]),
+            ttft_prefill_nano: members.nanos(&["ttft_prefill_nano"]),
+            ttft_measured: members.flag("ttft_measured"),
+            parallelism: members.number(&["parallelism"]),
+            warnings: members.texts("warnings"),
+            truncated: members.flag("truncated"),
+        })
+    }
+
     /// Why the trace is incomplete, if the server says so.
     pub fn incomplete_reason(&self) -> Option<String> {
         fn words(value: &Value) -> Option<String> {
@@ -145,8 +158,7 @@ impl TraceDetail {
 }
 
 /// A part of the critical path.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PathSegment {
     /// Hexadecimal.
     pub span_id: String,
@@ -157,8 +169,7 @@ pub struct PathSegment {
 }
 
 /// How far a service's clock was off.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClockShift {
     /// Service name.
     pub service: String,
@@ -167,8 +178,7 @@ pub struct ClockShift {
 }
 
 /// One span of a trace.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+#[derive(Debug, Default)]
 pub struct Span {
     /// Hexadecimal.
     pub span_id: String,
@@ -223,17 +233,79 @@ pub struct Span {
     /// W3C trace state.
     pub trace_state: String,
     /// Attributes that the sender left out.
-    #[serde(alias = "dropped_attributes")]
     pub dropped_attributes_count: u64,
     /// Events that the sender left out.
-    #[serde(alias = "dropped_events")]
     pub dropped_events_count: u64,
     /// Links that the sender left out.
-    #[serde(alias = "dropped_links")]
     pub dropped_links_count: u64,
 }
 
+/// A group of fields; none where it is empty or no object.
+fn fields(members: &Members<'_>, name: &str) -> Option<Fields> {
+    // Most groups of most spans are empty.
+    members.get(name).filter(|raw| raw.get() != "{}")?;
+    match members.value(name) {
+        Value::Object(fields) => Some(Fields(fields)),
+        _ => None,
+    }
+}
+
 impl Span {
+    /// From an object's text.
+    pub fn of(json: &str) -> Self {
+        let members = Members::of(json);
+        let status = Members::of(members.get("status").map_or("", RawValue::get));
+        let event = |raw: &RawValue| {
+            let members = Members::of(raw.get());
+            Event {
+                time_unix_nano: members.nanos(&["time_unix_nano"]).unwrap_or_default(),
+                name: members.text(&["name"]),
+                attributes: members.raw("attributes"),
+                attribute_types: members.raw("attribute_types"),
+            }
+        };
+        let link = |raw: &RawValue| {
+            let members = Members::of(raw.get());
+            Link {
+                trace_id: members.text(&["trace_id"]),
+                span_id: members.text(&["span_id"]),
+                attributes: members.raw("attributes"),
+                attribute_types: members.raw("attribute_types"),
+            }
+        };
+        Self {
+            span_id: members.text(&["span_id"]),
+            parent_span_id: members.text(&["parent_span_id"]),
+            service: members.text(&["service"]),
+            operation: members.text(&["operation"]),
+            kind: members.text(&["kind"]),
+            start_unix_nano: members.nanos(&["start_unix_nano"]).unwrap_or_default(),
+            duration_nano: members.nanos(&["duration_nano"]).unwrap_or_default(),
+            status: SpanStatus { code: status.text(&["code"]), message: status.text(&["message"]) },
+            attributes: members.raw("attributes"),
+            attribute_types: members.raw("attribute_types"),
+            resource: members.raw("resource"),
+            scope: members.raw("scope"),
+            events: members.items(&["events"]).into_iter().map(event).collect(),
+            links: members.items(&["links"]).into_iter().map(link).collect(),
+            inference: fields(&members, "inference"),
+            gpu: fields(&members, "gpu"),
+            cpu: fields(&members, "cpu"),
+            memory: fields(&members, "memory"),
+            queue: fields(&members, "queue"),
+            batch: fields(&members, "batch"),
+            cache: fields(&members, "cache"),
+            tokens: members.raw("tokens"),
+            stage: members.optional_text(&["stage"]),
+            self_time_nano: members.nanos(&["self_time_nano"]),
+            tier: members.optional_text(&["tier"]),
+            trace_state: members.text(&["trace_state"]),
+            dropped_attributes_count: members.count(&["dropped_attributes_count", "dropped_attributes"]),
+            dropped_events_count: members.count(&["dropped_events_count", "dropped_events"]),
+            dropped_links_count: members.count(&["dropped_links_count", "dropped_links"]),
+        }
+    }
+
     /// Whether the span failed.
     pub fn is_error(&self) -> bool {
         self.status.code.eq_ignore_ascii_case("error")
@@ -252,8 +324,7 @@ impl Span {
 }
 
 /// Outcome of a span.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SpanStatus {
     /// `UNSET`, `OK` or `ERROR`.
     pub code: String,
@@ -262,8 +333,7 @@ pub struct SpanStatus {
 }
 
 /// An event of a span.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+#[derive(Debug, Default)]
 pub struct Event {
     /// Since 1970.
     pub time_unix_nano: Nanos,
@@ -276,8 +346,7 @@ pub struct Event {
 }
 
 /// A link from one span to another.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+#[derive(Debug, Default)]
 pub struct Link {
     /// Hexadecimal.
     pub trace_id: String,
@@ -290,8 +359,7 @@ pub struct Link {
 }
 
 /// `application/problem+json`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Problem {
     /// A short summary of the kind of problem.
     pub title: String,
@@ -301,6 +369,19 @@ pub struct Problem {
     pub detail: String,
     /// A stable name for programs.
     pub code: String,
+}
+
+impl Problem {
+    /// From an answer; empty from anything else.
+    pub fn of(json: &str) -> Self {
+        let members = Members::of(json);
+        Self {
+            title: members.text(&["title"]),
+            status: u16::try_from(members.count(&["status"])).unwrap_or_default(),
+            detail: members.text(&["detail"]),
+            code: members.text(&["code"]),
+        }
+    }
 }
 
 /// `GET /api/v1/services` and `/api/v1/models`: the list in the named member, or a bare one, of names or of objects with a
@@ -342,7 +423,7 @@ mod tests {
         let json = r#"{"trace_id":"ab","complete":false,"completeness":{"reason":"missing_root"},"new_thing":[1],
             "spans":[{"span_id":"1","start_unix_nano":"1700000000000000001","duration_nano":5,"status":{"code":"ERROR"},
             "inference":{"model_name":"m","ttft_nano":"12"},"later":{"a":1},"attributes":{"k":"v"}}]}"#;
-        let trace: TraceDetail = serde_json::from_str(json).expect("parses");
+        let trace = TraceDetail::parse(json).expect("parses");
         let span = &trace.spans[0];
         assert_eq!(span.interval(), (1_700_000_000_000_000_001, 1_700_000_000_000_000_006));
         assert!(span.is_error());

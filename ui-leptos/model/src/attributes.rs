@@ -262,10 +262,11 @@ mod tests {
     /// Scenario: known and unknown fields. Guarantee: words, units from the names, the order of the table.
     #[test]
     fn grouped_fields() {
-        let group: Fields = serde_json::from_str(
+        let members = serde_json::from_str(
             r#"{"utilization_percent":87.25,"memory_used_bytes":"76441190400","name":"H100","new_thing_ms":2,"throttle_reasons":"68"}"#,
         )
         .expect("json");
+        let group = Fields(members);
         let found: Vec<String> = fields(&group)
             .into_iter()
             .map(|field| format!("{}={}", field.label, field.value.replace('\u{a0}', " ")))

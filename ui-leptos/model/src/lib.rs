@@ -15,6 +15,7 @@ pub mod filter;
 pub mod flame;
 pub mod format;
 pub mod insight;
+pub mod json;
 pub mod minimap;
 pub mod node;
 pub mod query_string;

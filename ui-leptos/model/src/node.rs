@@ -1,8 +1,8 @@
 //! A small tree of elements: what a page shows, computed without a browser.
 //!
 //! Pages that are made of it are plain functions from data to a [`Node`], so they are tested natively, and one piece of code
-//! in the browser draws all of them, where a view in the framework's own types is compiled anew for each shape. Invariant:
-//! text and attribute values are data, never markup.
+//! in the browser draws all of them, where a view in the framework's own types is compiled anew for each shape. For the same
+//! reason nothing here is generic or inlined. Invariant: text and attribute values are data, never markup.
 
 /// An element.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,34 +25,40 @@ pub enum Child {
 }
 
 /// An element of a class; an empty one is left out.
+#[inline(never)]
 pub fn el(tag: &'static str, class: &str) -> Node {
     let node = Node { tag, ..Node::default() };
     if class.is_empty() { node } else { node.with("class", class) }
 }
 
 /// An element with text alone.
-pub fn text(tag: &'static str, class: &str, text: impl Into<String>) -> Node {
+#[inline(never)]
+pub fn text(tag: &'static str, class: &str, text: &str) -> Node {
     el(tag, class).text(text)
 }
 
 /// A link.
-pub fn link(class: &str, href: String, words: impl Into<String>) -> Node {
+#[inline(never)]
+pub fn link(class: &str, href: &str, words: &str) -> Node {
     text("a", class, words).with("href", href)
 }
 
 /// A symbol of the page's sprite.
+#[inline(never)]
 pub fn icon(name: &str) -> Node {
-    el("svg", "icon").with("aria-hidden", "true").add(el("use", "").with("href", format!("#i-{name}")))
+    el("svg", "icon").with("aria-hidden", "true").add(el("use", "").with("href", &format!("#i-{name}")))
 }
 
 impl Node {
     /// Sets an attribute.
-    pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
-        self.attributes.push((name, value.into()));
+    #[inline(never)]
+    pub fn with(mut self, name: &'static str, value: &str) -> Self {
+        self.attributes.push((name, value.to_owned()));
         self
     }
 
     /// Appends an element.
+    #[inline(never)]
     pub fn add(mut self, node: Node) -> Self {
         self.children.push(Child::Node(node));
         self
@@ -67,8 +73,9 @@ impl Node {
     }
 
     /// Appends text.
-    pub fn text(mut self, text: impl Into<String>) -> Self {
-        self.children.push(Child::Text(text.into()));
+    #[inline(never)]
+    pub fn text(mut self, text: &str) -> Self {
+        self.children.push(Child::Text(text.to_owned()));
         self
     }
 

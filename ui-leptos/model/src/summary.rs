@@ -3,50 +3,58 @@
 //! Services and stages are read from each shape that fits: names, objects with a name and numbers, or a map from name to
 //! number.
 
-use serde::Deserialize;
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::api::{Nanos, number_of};
+use crate::json::Members;
 
 /// A page of traces.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+#[derive(Debug, Default)]
 pub struct TraceList {
     /// Newest first.
-    #[serde(alias = "items", alias = "results")]
     pub traces: Vec<TraceSummary>,
     /// Asks for the next page; `None` or empty at the end.
-    #[serde(alias = "cursor")]
     pub next_cursor: Option<String>,
     /// Set when the search stopped before it saw everything.
     pub truncated: Option<bool>,
     /// What the answer leaves out, in words.
-    pub warnings: Vec<Value>,
+    pub warnings: Vec<String>,
+}
+
+impl TraceList {
+    /// From an answer.
+    ///
+    /// # Errors
+    /// In words, when it is not an object.
+    pub fn parse(json: &str) -> Result<Self, String> {
+        let members = Members::parse(json)?;
+        let traces = members.items(&["traces", "items", "results"]);
+        Ok(Self {
+            traces: traces.into_iter().map(TraceSummary::of).collect(),
+            next_cursor: members.optional_text(&["next_cursor", "cursor"]),
+            truncated: members.flag("truncated"),
+            warnings: members.texts("warnings"),
+        })
+    }
 }
 
 /// A trace in the list.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct TraceSummary {
     /// Hexadecimal.
     pub trace_id: String,
     /// Service of the root span.
-    #[serde(alias = "service", alias = "root_service_name")]
     pub root_service: String,
     /// Operation of the root span.
-    #[serde(alias = "operation", alias = "root_operation_name")]
     pub root_operation: String,
     /// Since 1970.
-    #[serde(alias = "start_unix_nanos", alias = "start_time_unix_nano")]
     pub start_unix_nano: Nanos,
     /// Of the whole trace.
-    #[serde(alias = "duration_nanos")]
     pub duration_nano: Nanos,
     /// Spans seen so far.
-    #[serde(alias = "spans")]
     pub span_count: u64,
     /// Failed spans.
-    #[serde(alias = "errors")]
     pub error_count: u64,
     /// `UNSET`, `OK` or `ERROR`.
     pub status: Value,
@@ -57,7 +65,6 @@ pub struct TraceSummary {
     /// Models that took part.
     pub models: Value,
     /// A model, where only one is told.
-    #[serde(alias = "model_name")]
     pub model: Option<String>,
     /// Prompt tokens.
     pub input_tokens: Value,
@@ -66,7 +73,6 @@ pub struct TraceSummary {
     /// Prompt tokens that came from a cache.
     pub cached_tokens: Value,
     /// Time to first token.
-    #[serde(alias = "ttft_nanos")]
     pub ttft_nano: Option<Nanos>,
     /// Self time a stage.
     pub stages: Value,
@@ -75,6 +81,31 @@ pub struct TraceSummary {
 }
 
 impl TraceSummary {
+    fn of(raw: &RawValue) -> Self {
+        let members = Members::of(raw.get());
+        let start = ["start_unix_nano", "start_unix_nanos", "start_time_unix_nano"];
+        Self {
+            trace_id: members.text(&["trace_id"]),
+            root_service: members.text(&["root_service", "service", "root_service_name"]),
+            root_operation: members.text(&["root_operation", "operation", "root_operation_name"]),
+            start_unix_nano: members.nanos(&start).unwrap_or_default(),
+            duration_nano: members.nanos(&["duration_nano", "duration_nanos"]).unwrap_or_default(),
+            span_count: members.count(&["span_count", "spans"]),
+            error_count: members.count(&["error_count", "errors"]),
+            status: members.value("status"),
+            services: members.value("services"),
+            service_breakdown: members.value("service_breakdown"),
+            models: members.value("models"),
+            model: members.optional_text(&["model", "model_name"]),
+            input_tokens: members.value("input_tokens"),
+            output_tokens: members.value("output_tokens"),
+            cached_tokens: members.value("cached_tokens"),
+            ttft_nano: members.nanos(&["ttft_nano", "ttft_nanos"]),
+            stages: members.value("stages"),
+            complete: members.flag("complete"),
+        }
+    }
+
     /// Whether a span failed.
     pub fn is_error(&self) -> bool {
         let code = match &self.status {
@@ -216,7 +247,7 @@ mod tests {
            "models":["m"],"input_tokens":"12","output_tokens":3,"ttft_nano":"5","error_count":1},
           {"trace_id":"b","root_service":"gw","services":["gw"],"stages":{"queue":"30"},"model":"m","status":"OK"}],
           "next_cursor":null}"#;
-        let list: TraceList = serde_json::from_str(json).expect("parses");
+        let list = TraceList::parse(json).expect("parses");
         let [a, b] = list.traces.as_slice() else { panic!("two traces") };
         assert_eq!(a.service_names(), [("gw".to_owned(), Some(1)), ("engine".to_owned(), Some(3))]);
         assert_eq!(a.stage_times(), [("queue".to_owned(), 30), ("decode".to_owned(), 70)]);

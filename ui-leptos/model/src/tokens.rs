@@ -1,13 +1,12 @@
 //! Token timeline of a span: inter-token latency and batch size, one tick a token.
 
-use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::json::{self, Members};
 use crate::scale::nice_step;
 
 /// One generated token.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Token {
     /// Vocabulary id.
     pub id: Option<u32>,
@@ -21,6 +20,21 @@ pub struct Token {
     pub batch_size: Option<u32>,
     /// Off by default.
     pub text: Option<String>,
+}
+
+impl Token {
+    fn of(raw: &RawValue) -> Self {
+        let members = Members::of(raw.get());
+        let number = |name| members.nanos(&[name]).and_then(|number| u32::try_from(number.0).ok());
+        Self {
+            id: number("id"),
+            itl_micros: number("itl_micros").unwrap_or_default(),
+            attention_micros: number("attention_micros"),
+            ffn_micros: number("ffn_micros"),
+            batch_size: number("batch_size"),
+            text: members.optional_text(&["text"]),
+        }
+    }
 }
 
 /// The timeline with its statistics.
@@ -64,8 +78,7 @@ pub struct Column {
 impl Timeline {
     /// Reads a span's tokens; `None` without any.
     pub fn parse(raw: &RawValue) -> Option<Self> {
-        let tokens: Vec<Token> = serde_json::from_str(raw.get()).ok()?;
-        Self::of(tokens)
+        Self::of(json::items(raw.get()).into_iter().map(Token::of).collect())
     }
 
     /// Statistics of tokens; `None` without any.

@@ -4,32 +4,17 @@ use std::sync::Arc;
 
 use infertrace_ui_model::insight::page::{self, Frame};
 use infertrace_ui_model::insight::{Insight, chart};
-use infertrace_ui_model::node::{Node, el};
+use infertrace_ui_model::node::Node;
 use infertrace_ui_model::query_string;
 use leptos::prelude::*;
 use leptos::task::spawn_local;
-use serde_json::Value;
 
 use super::state::InsightsState;
 use crate::browser;
 use crate::erase::{mouse, view_of};
-use crate::net::{self, LoadError};
+use crate::net::{self, Phase};
 use crate::parts::{Heading, failure, icon, region, statement};
 use crate::router::Router;
-
-#[derive(Clone)]
-enum Phase {
-    Loading,
-    Ready,
-    Failed(LoadError),
-}
-
-/// What the page shows.
-#[derive(Clone, Default)]
-struct Shown {
-    insight: Insight,
-    chart: Option<Node>,
-}
 
 /// `/insights/{id}`.
 #[component]
@@ -37,7 +22,8 @@ pub(crate) fn InsightPage(id: String) -> AnyView {
     let state = InsightsState::get();
     let router = Router::get();
     let phase = RwSignal::new(Phase::Loading);
-    let shown: RwSignal<Shown> = RwSignal::new(Shown::default());
+    // The insight, once it is there.
+    let shown: RwSignal<Vec<Insight>> = RwSignal::new(Vec::new());
     let id: Arc<str> = id.into();
     let load = {
         let id = Arc::clone(&id);
@@ -45,14 +31,14 @@ pub(crate) fn InsightPage(id: String) -> AnyView {
             let mut url = "/api/v1/insights/".to_owned();
             query_string::encode_segment(&id, &mut url);
             spawn_local(async move {
-                let answer = net::get_json::<Value>(&url).await;
-                match answer {
+                match net::get_value(&url).await {
                     Ok(found) => {
-                        let insight = Insight::of(&found);
-                        let _ = shown.try_update(|shown| shown.insight = insight.clone());
+                        let mut insight = Insight::of(&found);
+                        insight.chart = shown.try_get_untracked().and_then(|mut shown| shown.pop()?.chart);
+                        let _ = shown.try_set(vec![insight.clone()]);
                         let _ = phase.try_set(Phase::Ready);
-                        let chart = draw_chart(&insight).await;
-                        let _ = shown.try_update(|shown| shown.chart = chart);
+                        insight.chart = draw_chart(&insight).await;
+                        let _ = shown.try_set(vec![insight]);
                     }
                     Err(error) => _ = phase.try_set(Phase::Failed(error)),
                 }
@@ -75,13 +61,16 @@ pub(crate) fn InsightPage(id: String) -> AnyView {
     });
     let tree = move || {
         let frame = Frame {
-            now_ms: state.clock.get(),
+            now_ms: state.clock(),
             offset_minutes: browser::offset_minutes(browser::now_ms()),
             list_url: router.insights_url(),
         };
-        shown.with(|shown| {
-            document().set_title(&format!("{} · InferTrace", shown.insight.title));
-            arrange(shown, &frame)
+        shown.with(|shown| match shown.first() {
+            Some(insight) => {
+                document().set_title(&format!("{} · InferTrace", insight.title));
+                page::all(insight, &frame)
+            }
+            None => Node::default(),
         })
     };
     let body = move || match phase.get() {
@@ -96,26 +85,14 @@ pub(crate) fn InsightPage(id: String) -> AnyView {
     view! { <div class="page insight">{view_of(body)}</div> }.into_any()
 }
 
-/// Reading order: what, what to do, why, the numbers, then what backs them.
-fn arrange(shown: &Shown, frame: &Frame) -> Node {
-    let insight = &shown.insight;
-    let main = el("div", "insight-main")
-        .add(page::advice(insight))
-        .add(page::causes(insight))
-        .all(shown.chart.clone())
-        .add(page::evidence(insight));
-    let side = el("div", "insight-side").add(page::traces(insight)).add(page::history(insight, frame));
-    el("article", "").add(page::head(insight, frame)).add(el("div", "insight-columns").add(main).add(side))
-}
-
 /// The course of the evidence over its baseline; none where there is nothing to draw.
 async fn draw_chart(insight: &Insight) -> Option<Node> {
     let evidence = chart::drawn(insight)?;
     let now_ns = browser::now_ms() * 1_000_000;
     let rollups = chart::rollup_query(insight, now_ns);
-    let rollups: Value = net::get_json(&format!("/api/v1/rollups?{rollups}")).await.ok()?;
+    let rollups = net::get_value(&format!("/api/v1/rollups?{rollups}")).await.ok()?;
     let baselines = chart::baseline_query(insight, evidence);
-    let baselines: Value = net::get_json(&format!("/api/v1/baselines?{baselines}")).await.unwrap_or_default();
+    let baselines = net::get_value(&format!("/api/v1/baselines?{baselines}")).await.unwrap_or_default();
     let course = chart::Course::of(&rollups, evidence)?;
     let band = chart::band(&baselines, insight, evidence);
     let offset = browser::offset_minutes(browser::now_ms());

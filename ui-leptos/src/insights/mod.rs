@@ -12,12 +12,12 @@ use wasm_bindgen::JsCast;
 
 use crate::browser;
 use crate::erase::{live, mouse, plain, view_of};
+use crate::net::Phase;
 use crate::parts::{Heading, failure, icon, region, statement};
 use crate::router::Router;
 use crate::traces::move_focus;
 pub(crate) use detail::InsightPage;
 pub(crate) use state::InsightsState;
-use state::Phase;
 
 /// `/insights`.
 #[component]
@@ -41,7 +41,7 @@ pub(crate) fn InsightsPage() -> AnyView {
     let choose = move |event: web_sys::Event| {
         let select = event.target().and_then(|target| target.dyn_into::<web_sys::HtmlSelectElement>().ok());
         if let Some(select) = select {
-            let mut filter = state.filter.get_untracked();
+            let mut filter = untrack(move || state.filter());
             if let Some(member) = filter.member(&select.name()) {
                 *member = select.value();
                 router.go(Route::Insights(filter));
@@ -49,14 +49,15 @@ pub(crate) fn InsightsPage() -> AnyView {
         }
     };
     let filters = move || {
-        let filter = state.filter.get();
+        let filter = state.filter();
         state.models.with(|models| state.kinds.with(|kinds| list::filters(&filter, models, kinds)))
     };
-    let rows = move || -> Node { state.list.with(|rows| list::rows(rows, state.clock.get())) };
+    let rows = move || -> Node { state.list.with(|rows| list::rows(rows, state.clock())) };
+    let is_empty = Memo::new(move |_| state.list.with(Vec::is_empty));
     let body = move || match state.phase.get() {
         Phase::Loading => skeleton(),
         Phase::Failed(error) => failure(Heading::Section, &error, move || state.reload()),
-        Phase::Ready if state.is_empty.get() => nothing(state),
+        Phase::Ready if is_empty.get() => nothing(state),
         Phase::Ready => view! {
             {region("insight-rows", rows)}
             <div class="more">{view_of(move || more(state))}</div>
@@ -95,7 +96,7 @@ fn count_words(state: InsightsState) -> String {
 }
 
 fn nothing(state: InsightsState) -> AnyView {
-    let filter = state.filter.get();
+    let filter = state.filter();
     let (title, words) = list::nothing(&filter);
     let (symbol, href, action) = if filter.is_narrowed() {
         ("filter", Route::Insights(Default::default()), "Clear the filters")

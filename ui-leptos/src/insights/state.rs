@@ -3,6 +3,7 @@
 //! The stream is open while the page is visible: browsers allow few connections a server, and hidden pages would use them
 //! up. What changed meanwhile is asked for when the page is seen again; the number of open ones also every half minute.
 
+use std::cell::RefCell;
 use std::time::Duration;
 
 use infertrace_ui_model::insight::filter::InsightFilter;
@@ -15,7 +16,7 @@ use wasm_bindgen::JsCast;
 use wasm_bindgen::closure::Closure;
 use web_sys::{EventSource, MessageEvent};
 
-use crate::net::{self, LoadError};
+use crate::net::{self, LoadError, Phase};
 use crate::parts::Now;
 use crate::router::Router;
 
@@ -28,61 +29,41 @@ const COUNT_EVERY: Duration = Duration::from_secs(30);
 /// Times in words are written anew so often.
 const CLOCK_MS: i64 = 10_000;
 
-/// Where the list stands.
-#[derive(Clone, PartialEq)]
-pub(crate) enum Phase {
-    /// Nothing to show yet.
-    Loading,
-    /// Shown.
-    Ready,
-    /// Nothing to show, and why.
-    Failed(LoadError),
-}
-
 /// State of the insights; lives as long as the app.
 #[derive(Clone, Copy)]
 pub(crate) struct InsightsState {
-    pub(super) filter: Memo<InsightFilter>,
+    /// The filter, as the address has it.
+    query: RwSignal<String>,
     pub(super) list: RwSignal<Vec<Insight>>,
-    pub(super) is_empty: Memo<bool>,
     pub(super) phase: RwSignal<Phase>,
     pub(super) cursor: RwSignal<Option<String>>,
     pub(super) loading_more: RwSignal<bool>,
     pub(super) notice: RwSignal<Option<String>>,
     pub(super) models: RwSignal<Vec<String>>,
     pub(super) kinds: RwSignal<Vec<String>>,
-    /// Milliseconds since 1970, coarse.
-    pub(super) clock: Memo<i64>,
-    /// The insight that changed last.
+    /// The insight that changed last; empty when any may have.
     pub(super) changed: RwSignal<String>,
-    /// Open ones, and of them those that page.
-    open: RwSignal<(u64, u64)>,
-    asked: RwSignal<u64>,
+    open: RwSignal<i64>,
+    /// Of the open ones those that page.
+    paging: RwSignal<i64>,
+    /// Counts questions for a first page.
+    asked: RwSignal<i64>,
 }
 
 impl InsightsState {
-    pub(crate) fn install(router: Router) -> Self {
-        let filter = Memo::new(move |previous: Option<&InsightFilter>| {
-            router.route().with(|route| match route {
-                Route::Insights(filter) => filter.clone(),
-                _ => previous.cloned().unwrap_or_default(),
-            })
-        });
-        let list: RwSignal<Vec<Insight>> = RwSignal::new(Vec::new());
-        let now: Now = expect_context();
+    pub(crate) fn install() -> Self {
         let state = Self {
-            filter,
-            list,
-            is_empty: Memo::new(move |_| list.with(Vec::is_empty)),
+            query: RwSignal::new(String::new()),
+            list: RwSignal::new(Vec::new()),
             phase: RwSignal::new(Phase::Loading),
             cursor: RwSignal::new(None),
             loading_more: RwSignal::new(false),
             notice: RwSignal::new(None),
             models: RwSignal::new(Vec::new()),
             kinds: RwSignal::new(Vec::new()),
-            clock: Memo::new(move |_| now.0.get() / CLOCK_MS * CLOCK_MS),
             changed: RwSignal::new(String::new()),
-            open: RwSignal::new((0, 0)),
+            open: RwSignal::new(0),
+            paging: RwSignal::new(0),
             asked: RwSignal::new(0),
         };
         state.count();
@@ -102,34 +83,50 @@ impl InsightsState {
         expect_context()
     }
 
+    /// What a person wants to see.
+    pub(super) fn filter(self) -> InsightFilter {
+        InsightFilter::from_query(&self.query.get())
+    }
+
+    /// Milliseconds since 1970, coarse.
+    pub(super) fn clock(self) -> i64 {
+        let now: Now = expect_context();
+        now.0.get() / CLOCK_MS * CLOCK_MS
+    }
+
     /// The number of open insights for the navigation; nothing while there is none.
     pub(crate) fn badge(self) -> Option<AnyView> {
-        let (open, page) = self.open.get();
-        let class = if page > 0 { "nav-badge sev-page" } else { "nav-badge" };
+        let open = self.open.get();
+        let class = if self.paging.get() > 0 { "nav-badge sev-page" } else { "nav-badge" };
         (open > 0).then(|| {
-            view! { <span class=class>{open.to_string()}<span class="visually-hidden">" open"</span></span> }.into_any()
+            view! { <span class=class>{open.to_string()}<span class="visually-hidden">" open"</span></span> }
+                .into_any()
         })
     }
 
-    /// Loads when the filter changes, as long as the calling component lives.
+    /// Loads when the address changes, as long as the calling component lives.
     pub(super) fn follow(self) {
+        let router = Router::get();
         Effect::new(move |_| {
-            self.filter.track();
-            self.reload();
+            router.route().with(|route| {
+                if let Route::Insights(filter) = route {
+                    self.query.set(filter.to_query());
+                    self.reload();
+                }
+            });
         });
         let query =
             InsightFilter { state: "all".to_owned(), ..InsightFilter::default() }.to_api_query(NAMES, None);
         spawn_local(async move {
             let Ok(found) = request(&query).await else { return };
             let names = |of: fn(&Insight) -> &String| {
-                let mut names: Vec<String> = found
-                    .insights
-                    .iter()
-                    .map(|one| of(one).clone())
-                    .filter(|name| !name.is_empty())
-                    .collect();
+                let mut names: Vec<String> = Vec::new();
+                for name in found.insights.iter().map(of) {
+                    if !name.is_empty() && !names.contains(name) {
+                        names.push(name.clone());
+                    }
+                }
                 names.sort();
-                names.dedup();
                 names
             };
             self.models.set(names(|one| &one.model));
@@ -139,12 +136,9 @@ impl InsightsState {
 
     /// Asks anew for the first page.
     pub(super) fn reload(self) {
-        let query = self.filter.get_untracked().to_api_query(PAGE, None);
+        let query = untrack(move || self.filter()).to_api_query(PAGE, None);
         let asked = self.asked.get_untracked() + 1;
         self.asked.set(asked);
-        if self.phase.get_untracked() != Phase::Ready {
-            self.phase.set(Phase::Loading);
-        }
         spawn_local(async move {
             let answer = request(&query).await;
             if self.asked.get_untracked() != asked {
@@ -153,7 +147,6 @@ impl InsightsState {
             match answer {
                 Ok(found) => {
                     self.cursor.set(found.cursor);
-                    self.open.set(found.open);
                     self.notice.set((!found.warnings.is_empty()).then(|| found.warnings.join(" ")));
                     self.list.set(found.insights);
                     self.phase.set(Phase::Ready);
@@ -166,7 +159,7 @@ impl InsightsState {
     /// Asks for the next page.
     pub(super) fn load_more(self) {
         let cursor = self.cursor.get_untracked();
-        let query = self.filter.get_untracked().to_api_query(PAGE, cursor.as_deref());
+        let query = untrack(move || self.filter()).to_api_query(PAGE, cursor.as_deref());
         let asked = self.asked.get_untracked();
         self.loading_more.set(true);
         spawn_local(async move {
@@ -190,17 +183,16 @@ impl InsightsState {
     fn count(self) {
         let query = InsightFilter::default().to_api_query(1, None);
         spawn_local(async move {
-            if let Ok(found) = request(&query).await
-                && self.open.get_untracked() != found.open
-            {
+            if let Ok(found) = request(&query).await {
                 self.open.set(found.open);
+                self.paging.set(found.paging);
             }
         });
     }
 
     /// An insight opened, changed or resolved.
     fn take(self, insight: Insight) {
-        let keep = self.filter.with_untracked(|filter| filter.passes(&insight));
+        let keep = untrack(move || self.filter()).passes(&insight);
         let id = insight.id.clone();
         let mut list = self.list.get_untracked();
         insight::merge(&mut list, insight, keep);
@@ -209,8 +201,8 @@ impl InsightsState {
         self.count();
     }
 
+    /// Listens while the page is visible, as long as the app lives.
     fn listen(self) {
-        let stream: StoredValue<Option<EventSource>, LocalStorage> = StoredValue::new_local(None);
         let take = Closure::<dyn FnMut(MessageEvent)>::new(move |event: MessageEvent| {
             let text = event.data().as_string().unwrap_or_default();
             if let Ok(value) = serde_json::from_str::<Value>(&text) {
@@ -218,27 +210,26 @@ impl InsightsState {
             }
         });
         let take = take.into_js_value();
+        let stream: RefCell<Option<EventSource>> = RefCell::new(None);
         let turn = move || {
-            stream.update_value(|stream| {
-                if document().hidden() {
-                    if let Some(open) = stream.take() {
-                        open.close();
-                    }
-                } else if stream.is_none()
-                    && let Ok(open) = EventSource::new("/api/v1/insights/stream")
-                {
-                    let _ = open.add_event_listener_with_callback("insight", take.unchecked_ref());
-                    *stream = Some(open);
+            let mut stream = stream.borrow_mut();
+            if document().hidden() {
+                if let Some(open) = stream.take() {
+                    open.close();
                 }
-            });
+            } else if stream.is_none()
+                && let Ok(open) = EventSource::new("/api/v1/insights/stream")
+            {
+                let _ = open.add_event_listener_with_callback("insight", take.unchecked_ref());
+                *stream = Some(open);
+            }
         };
         turn();
-        // Lives as long as the app.
         window_event_listener_untyped("visibilitychange", move |_| {
             turn();
             if !document().hidden() {
                 self.count();
-                if matches!(self.phase.get_untracked(), Phase::Ready) {
+                if self.phase.get_untracked() == Phase::Ready {
                     self.reload();
                 }
                 self.changed.set(String::new());
@@ -248,6 +239,6 @@ impl InsightsState {
 }
 
 async fn request(query: &str) -> Result<InsightList, LoadError> {
-    let found: Value = net::get_json(&format!("/api/v1/insights?{query}")).await?;
+    let found = net::get_value(&format!("/api/v1/insights?{query}")).await?;
     Ok(InsightList::of(&found))
 }

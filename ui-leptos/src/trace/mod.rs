@@ -46,7 +46,7 @@ pub(crate) fn TracePage(id: String) -> AnyView {
         }
         document().set_title(&format!("Trace {} · InferTrace", id.get(..8).unwrap_or(&id)));
         spawn_local(async move {
-            let answer = net::get_json::<TraceDetail>(&format!("/api/v1/traces/{id}")).await;
+            let answer = net::get(&format!("/api/v1/traces/{id}"), TraceDetail::parse).await;
             if phase.is_disposed() {
                 return;
             }

@@ -12,10 +12,10 @@ use leptos::prelude::*;
 
 use crate::browser;
 use crate::erase::{live, mouse, view_of};
+use crate::net::Phase;
 use crate::parts::{Heading, failure, icon};
 pub(crate) use state::ListState;
 pub(crate) use table::move_focus;
-use state::Phase;
 
 /// `/traces`.
 #[component]

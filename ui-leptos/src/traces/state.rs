@@ -14,7 +14,7 @@ use leptos::prelude::*;
 use leptos::task::spawn_local;
 
 use crate::browser;
-use crate::net::{self, LoadError};
+use crate::net::{self, LoadError, Phase};
 use crate::router::Router;
 
 /// Traces a request.
@@ -25,17 +25,6 @@ const MOST_LIVE: usize = 300;
 const FLOODED: &str = "Traces arrive faster than this list can follow; filter to see all of some of them.";
 /// Between live requests.
 const POLL: Duration = Duration::from_secs(1);
-
-/// Where the list stands.
-#[derive(Clone, PartialEq)]
-pub(crate) enum Phase {
-    /// Nothing to show yet.
-    Loading,
-    /// Shown.
-    Ready,
-    /// Nothing to show, and why.
-    Failed(LoadError),
-}
 
 /// What was asked of the server.
 #[derive(Default)]
@@ -259,7 +248,7 @@ impl ListState {
 
     fn take_rest(self, list: &TraceList) {
         self.cursor.set(list.next_cursor.clone().filter(|cursor| !cursor.is_empty()));
-        let told = list.warnings.iter().find_map(|warning| warning.as_str().map(str::to_owned));
+        let told = list.warnings.first().cloned();
         let truncated = list.truncated == Some(true);
         self.notice.set(told.or_else(|| {
             truncated.then(|| {
@@ -270,7 +259,7 @@ impl ListState {
 
     async fn request(self, filter: &Filter, page: Page<'_>) -> Result<TraceList, LoadError> {
         let query = filter.to_api_query(browser::now_ms(), PAGE, page);
-        net::get_json(&format!("/api/v1/traces?{query}")).await
+        net::get(&format!("/api/v1/traces?{query}"), TraceList::parse).await
     }
 
     fn load_names(self) {

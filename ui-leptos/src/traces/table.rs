@@ -9,9 +9,9 @@ use leptos::prelude::*;
 use wasm_bindgen::JsCast;
 
 use super::state::ListState;
-use super::state::Phase;
 use crate::browser;
 use crate::erase::{Entry, focus, list_of, live, mouse, pointer, view_of};
+use crate::net::Phase;
 use crate::parts::{Colours, Now, icon, service_tag};
 
 /// Services named in a row; the rest is counted.

@@ -242,7 +242,7 @@ pub fn chart(
     offset_minutes: i32,
 ) -> Node {
     let name = words::name(&evidence.metric);
-    let panel = el("section", "panel chart-panel").add(text("h2", "", name.as_str()));
+    let panel = el("section", "panel chart-panel").add(text("h2", "", &name));
     let (Some(first), Some(last)) = (course.times.first(), course.times.last()) else {
         return panel.add(missing());
     };
@@ -259,31 +259,39 @@ pub fn chart(
     let x = |time: i64| share(time) * 1_000.0;
     let y = |value: f64| 1_000.0 - (value / most).clamp(0.0, 1.0) * 1_000.0;
     let rows = marks.into_iter().map(|(at, label)| {
-        el("div", "plot-row").with("style", format!("bottom:{:.2}%", at * 100.0)).add(text("span", "", label))
+        el("div", "plot-row")
+            .with("style", &format!("bottom:{:.2}%", at * 100.0))
+            .add(text("span", "", &label))
     });
     let columns = (0..5).map(|index| {
         let at = start + (end - start) / 5 * index;
         let civil = format::civil(at.div_euclid(1_000_000), offset_minutes);
         let label = format::clock(civil.second_of_day, end - start < 600 * SECOND);
-        el("div", "plot-column").with("style", format!("left:{}%", index * 20)).add(text("span", "", label))
+        el("div", "plot-column").with("style", &format!("left:{}%", index * 20)).add(text("span", "", &label))
     });
     let until = insight.resolved_at.unwrap_or(end);
     let (from, until) = (share(insight.first_window) * 100.0, share(until) * 100.0);
     let window =
-        el("div", "chart-window").with("style", format!("left:{from:.2}%;width:{:.2}%", until - from));
-    let line = |class: &str, d: String| el("path", class).with("d", d);
-    let normal = band.into_iter().flat_map(|band| {
-        let (low, high, middle) = (y(band.low), y(band.high), y(band.middle));
-        [
-            line("chart-band", format!("M0 {low:.1}H1000V{high:.1}H0z")),
-            line("chart-normal", format!("M0 {middle:.1}H1000")),
-        ]
+        el("div", "chart-window").with("style", &format!("left:{from:.2}%;width:{:.2}%", until - from));
+    let line = |class: &str, d: String| el("path", class).with("d", &d);
+    let area = band.map(|band| {
+        let (low, high) = (y(band.low), y(band.high));
+        line("chart-band", format!("M0 {low:.1}H1000V{high:.1}H0z"))
     });
+    // Without a baseline of the model the detector may still have said what is normal.
+    let usual = band.map(|band| band.middle).or(evidence.baseline);
+    let usual = usual.map(|usual| line("chart-normal", format!("M0 {:.1}H1000", y(usual))));
+    let key_words = match (&area, &usual) {
+        (Some(_), _) => Some("Normal: median, and 3 deviations to either side"),
+        (None, Some(_)) => Some("Normal"),
+        (None, None) => None,
+    };
     let svg = el("svg", "")
         .with("viewBox", "0 0 1000 1000")
         .with("preserveAspectRatio", "none")
         .with("aria-hidden", "true")
-        .all(normal)
+        .all(area)
+        .all(usual)
         .add(line("chart-course", path(course, &x, &y)));
     let width = 100.0 / course.times.len() as f64;
     let hits = course.times.iter().zip(&course.values).filter_map(|(time, value)| {
@@ -294,7 +302,7 @@ pub fn chart(
             words::value((*value)?, &evidence.unit)
         );
         let style = format!("left:{:.2}%;width:{width:.2}%", share(*time) * 100.0);
-        Some(el("i", "chart-hit").with("style", style).with("title", title))
+        Some(el("i", "chart-hit").with("style", &style).with("title", &title))
     });
     let plot = el("div", "plot-area").add(window).all(rows).all(columns).add(svg).all(hits);
     let said = format!(
@@ -305,9 +313,9 @@ pub fn chart(
     let key = |class: &str, words: &str| el("span", "chart-key").add(el("i", class)).text(words);
     let legend = el("p", "chart-legend muted")
         .add(key("is-course", "Measured"))
-        .all(band.map(|_| key("is-normal", "Normal: median, and 3 deviations to either side")))
+        .all(key_words.map(|words| key("is-normal", words)))
         .add(key("is-window", "This insight"));
-    panel.add(el("figure", "plot chart").with("role", "img").with("aria-label", said).add(plot)).add(legend)
+    panel.add(el("figure", "plot chart").with("role", "img").with("aria-label", &said).add(plot)).add(legend)
 }
 
 fn missing() -> Node {

@@ -17,7 +17,7 @@ pub(super) fn since(insight: &Insight, now_ms: i64) -> String {
         Some(end) => {
             format!("{began}, lasted {}", format::duration((end - insight.opened).max(0)))
         }
-        None => format!("since {}", format::duration((now_ms - opened_ms).max(0) * 1_000_000)),
+        None => format!("for {}", format::duration((now_ms - opened_ms).max(0) * 1_000_000)),
     }
 }
 
@@ -32,7 +32,7 @@ pub(super) fn subject(insight: &Insight) -> String {
 pub(super) fn cause_bar(causes: &[Cause]) -> Node {
     let part = |cause: &Cause| {
         let style = format!("width:{:.1}%", cause.share * 100.0);
-        el("i", words::cause_class(&cause.cause)).with("style", style)
+        el("i", words::cause_class(&cause.cause)).with("style", &style)
     };
     el("span", "stage-bar cause-bar").with("aria-hidden", "true").all(causes.iter().map(part))
 }
@@ -42,7 +42,7 @@ fn causes(insight: &Insight) -> Node {
     let entry = |cause: &Cause| {
         let square = el("i", words::cause_class(&cause.cause));
         let name = cause.cause.replace('_', " ");
-        el("span", "cause-name").add(square).text(format!("{name} {}", format::percent(cause.share)))
+        el("span", "cause-name").add(square).text(&format!("{name} {}", format::percent(cause.share)))
     };
     if shown.is_empty() {
         return el("div", "insight-causes").add(text("span", "muted", "No cause stands out"));
@@ -54,14 +54,14 @@ fn causes(insight: &Insight) -> Node {
 
 fn row(insight: &Insight, now_ms: i64) -> Node {
     let id = format!("i-{}", insight.id);
-    let title = link("row-link insight-title", Route::insight(&insight.id).to_url(), insight.title.as_str());
+    let title = link("row-link insight-title", &Route::insight(&insight.id).to_url(), &insight.title);
     let resolved = insight.resolved.then(|| el("span", "badge").add(icon("check")).text("Resolved"));
     let head =
-        el("div", "insight-head").add(insight.severity.badge()).all(resolved).add(title.with("id", id));
+        el("div", "insight-head").add(insight.severity.badge()).all(resolved).add(title.with("id", &id));
     let meta = el("p", "insight-meta muted")
-        .add(text("span", "", words::name(&insight.kind)))
-        .add(text("span", "", subject(insight)))
-        .add(text("span", "num", since(insight, now_ms)));
+        .add(text("span", "", &words::name(&insight.kind)))
+        .add(text("span", "", &subject(insight)))
+        .add(text("span", "num", &since(insight, now_ms)));
     let class = format!(
         "insight-row {}{}",
         insight.severity.names().0,
@@ -98,15 +98,15 @@ pub fn nothing(filter: &InsightFilter) -> (String, String) {
     (words.0.to_owned(), words.1.to_owned())
 }
 
-fn choice(label: &str, name: &str, current: &str, options: impl Iterator<Item = (String, String)>) -> Node {
+fn choice(label: &str, name: &str, current: &str, options: Vec<(String, String)>) -> Node {
     let option = |(value, words): (String, String)| {
         let chosen = value == current;
-        let option = text("option", "", words).with("value", value);
+        let option = text("option", "", &words).with("value", &value);
         if chosen { option.with("selected", "") } else { option }
     };
     let class = if current.is_empty() { "" } else { "is-set" };
-    let select = el("select", class).with("name", name).with("id", format!("insight-{name}"));
-    el("label", "field").add(text("span", "", label)).add(select.all(options.map(option)))
+    let select = el("select", class).with("name", name).with("id", &format!("insight-{name}"));
+    el("label", "field").add(text("span", "", label)).add(select.all(options.into_iter().map(option)))
 }
 
 /// The filter bar; its selects are named as the filter's members.
@@ -128,12 +128,12 @@ pub fn filters(filter: &InsightFilter, models: &[String], kinds: &[String]) -> N
     let kinds = known("Every kind", kinds, &filter.kind, words::name);
     let clear = filter.is_narrowed().then(|| {
         let href = Route::Insights(InsightFilter { state: filter.state.clone(), ..InsightFilter::default() });
-        el("a", "button quiet clear").with("href", href.to_url()).add(icon("close")).text("Clear")
+        el("a", "button quiet clear").with("href", &href.to_url()).add(icon("close")).text("Clear")
     });
     el("div", "filters-fields insight-filters")
-        .add(choice("State", "state", &filter.state, fixed(&STATES).into_iter()))
-        .add(choice("Severity", "severity", &filter.severity, fixed(&SEVERITIES).into_iter()))
-        .add(choice("Model", "model", &filter.model, models.into_iter()))
-        .add(choice("Kind", "kind", &filter.kind, kinds.into_iter()))
+        .add(choice("State", "state", &filter.state, fixed(&STATES)))
+        .add(choice("Severity", "severity", &filter.severity, fixed(&SEVERITIES)))
+        .add(choice("Model", "model", &filter.model, models))
+        .add(choice("Kind", "kind", &filter.kind, kinds))
         .all(clear)
 }

@@ -131,6 +131,8 @@ pub struct Insight {
     pub normal: Vec<String>,
     /// Of the insight's own resource alone.
     pub revisions: Vec<Revision>,
+    /// The course of its first number, once it is known.
+    pub chart: Option<Node>,
 }
 
 fn string(value: &Value, name: &str) -> String {
@@ -209,6 +211,7 @@ impl Insight {
             examples: strings(value, "example_traces"),
             normal: strings(value, "normal_traces"),
             revisions: items(value, "revisions").iter().map(revision).collect(),
+            chart: None,
         }
     }
 }
@@ -220,8 +223,10 @@ pub struct InsightList {
     pub insights: Vec<Insight>,
     /// Leads to the next page.
     pub cursor: Option<String>,
-    /// Open ones, and of them those that page, whatever the filters.
-    pub open: (u64, u64),
+    /// Open ones, whatever the filters.
+    pub open: i64,
+    /// Of them those that page.
+    pub paging: i64,
     /// What may be missing.
     pub warnings: Vec<String>,
 }
@@ -229,11 +234,12 @@ pub struct InsightList {
 impl InsightList {
     /// From an answer.
     pub fn of(value: &Value) -> Self {
-        let open = |name: &str| value["open"][name].as_u64().unwrap_or_default();
+        let open = |name: &str| value["open"][name].as_i64().unwrap_or_default();
         Self {
             insights: items(value, "insights").iter().map(Insight::of).collect(),
             cursor: value["next_cursor"].as_str().map(str::to_owned),
-            open: (open("page") + open("warning") + open("info"), open("page")),
+            open: open("page") + open("warning") + open("info"),
+            paging: open("page"),
             warnings: strings(value, "warnings"),
         }
     }
@@ -265,12 +271,12 @@ pub fn strip(insights: &Value) -> Option<Node> {
         let example = (one["is_example"] == true).then(|| text("span", "badge", "names this trace"));
         el("li", "")
             .add(Severity::of(one["severity"].as_str().unwrap_or_default()).badge())
-            .add(link("", Route::insight(&id).to_url(), string(one, "title")))
+            .add(link("", &Route::insight(&id).to_url(), &string(one, "title")))
             .all(example)
             .all(over)
     };
     let list = el("ul", "").all(found.iter().map(entry));
-    Some(el("section", "insight-strip").add(text("h2", "", heading)).add(list))
+    Some(el("section", "insight-strip").add(text("h2", "", &heading)).add(list))
 }
 
 #[cfg(test)]

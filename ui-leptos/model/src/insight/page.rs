@@ -1,6 +1,5 @@
 //! One insight: what happened, what to do, why, the numbers, traces of both sides, its life.
 
-use super::list::{cause_bar, since};
 use super::{Insight, Revision, words};
 use crate::filter::{Filter, TimeRange};
 use crate::format;
@@ -33,13 +32,24 @@ fn figure(label: &str, value: Node) -> Node {
     el("div", "figure").add(text("dt", "", label)).add(el("dd", "num").add(value))
 }
 
+/// The page in reading order: what, what to do, why, the numbers, then what backs them.
+pub fn all(insight: &Insight, frame: &Frame) -> Node {
+    let main = el("div", "insight-main")
+        .add(advice(insight))
+        .add(causes(insight))
+        .all(insight.chart.clone())
+        .add(evidence(insight));
+    let side = el("div", "insight-side").add(traces(insight)).add(history(insight, frame));
+    el("article", "").add(head(insight, frame)).add(el("div", "insight-columns").add(main).add(side))
+}
+
 /// Title and what it is about.
-pub fn head(insight: &Insight, frame: &Frame) -> Node {
+pub(super) fn head(insight: &Insight, frame: &Frame) -> Node {
     let crumbs = el("nav", "crumbs")
         .with("aria-label", "Breadcrumb")
-        .add(link("", frame.list_url.clone(), "Insights"))
+        .add(link("", &frame.list_url, "Insights"))
         .add(text("span", "", "/").with("aria-hidden", "true"))
-        .add(text("span", "", words::name(&insight.kind)));
+        .add(text("span", "", &words::name(&insight.kind)));
     let state = if insight.resolved {
         el("span", "badge").add(icon("check")).text("Resolved")
     } else {
@@ -58,25 +68,24 @@ pub fn head(insight: &Insight, frame: &Frame) -> Node {
     ];
     for (label, value) in subjects.into_iter().filter(|(_, value)| !value.is_empty()) {
         let value = match label {
-            "Model" => link("", Route::Traces(of_model.clone()).to_url(), value.as_str()),
-            _ => text("span", "", value.as_str()),
+            "Model" => link("", &Route::Traces(of_model.clone()).to_url(), value),
+            _ => text("span", "", value),
         };
         figures = figures.add(figure(label, value));
     }
     figures = figures
-        .add(figure("Opened", text("time", "", frame.time(insight.opened))))
-        .add(figure("Lasts", text("span", "", lasted(insight, frame.now_ms))));
-    el("header", "insight-header")
-        .add(crumbs)
-        .add(text("h1", "", insight.title.as_str()))
-        .add(badges)
-        .add(figures)
+        .add(figure("Opened", text("time", "", &frame.time(insight.opened))))
+        .add(figure("Lasts", text("span", "", &lasted(insight, frame.now_ms))));
+    el("header", "insight-header").add(crumbs).add(text("h1", "", &insight.title)).add(badges).add(figures)
 }
 
 fn lasted(insight: &Insight, now_ms: i64) -> String {
     match insight.resolved_at {
         Some(end) => format::duration((end - insight.opened).max(0)),
-        None => since(insight, now_ms),
+        None => {
+            let since = now_ms - insight.opened.div_euclid(1_000_000);
+            format!("{} so far", format::duration(since.max(0) * 1_000_000))
+        }
     }
 }
 
@@ -86,32 +95,29 @@ fn section(title: &str) -> Node {
 
 fn share_bar(class: &str, share: f64) -> Node {
     let style = format!("width:{:.1}%", share * 100.0);
-    el("span", "share-bar").with("aria-hidden", "true").add(el("i", class).with("style", style))
+    el("span", "share-bar").with("aria-hidden", "true").add(el("i", class).with("style", &style))
 }
 
 /// What to change.
-pub fn advice(insight: &Insight) -> Node {
+pub(super) fn advice(insight: &Insight) -> Node {
     let panel = section("What to do").with("id", "advice");
     let Some(advice) = &insight.advice else {
         return panel.add(text("p", "muted", "No change is known to help; the causes say where to look."));
     };
-    let gain = (!advice.gain.is_empty()).then(|| {
-        el("div", "").add(text("dt", "", "Expected gain")).add(text("dd", "", advice.gain.as_str()))
-    });
+    let gain = (!advice.gain.is_empty())
+        .then(|| el("div", "").add(text("dt", "", "Expected gain")).add(text("dd", "", &advice.gain)));
     let confidence = el("div", "").add(text("dt", "", "Confidence")).add(
         el("dd", "confidence").add(share_bar("", advice.confidence)).add(text(
             "b",
             "num",
-            format::percent(advice.confidence),
+            &format::percent(advice.confidence),
         )),
     );
-    panel
-        .add(text("p", "advice", advice.text.as_str()))
-        .add(el("dl", "advice-facts").all(gain).add(confidence))
+    panel.add(text("p", "advice", &advice.text)).add(el("dl", "advice-facts").all(gain).add(confidence))
 }
 
 /// Ranked causes.
-pub fn causes(insight: &Insight) -> Node {
+pub(super) fn causes(insight: &Insight) -> Node {
     let panel = section("Why");
     if insight.causes.is_empty() {
         return panel.add(text(
@@ -123,19 +129,18 @@ pub fn causes(insight: &Insight) -> Node {
     let entry = |cause: &super::Cause| {
         let class = words::cause_class(&cause.cause);
         el("li", "cause")
-            .add(text("b", "cause-title", words::name(&cause.cause)))
+            .add(text("b", "cause-title", &words::name(&cause.cause)))
             .add(share_bar(class, cause.share))
-            .add(text("b", "num", format::percent(cause.share)))
-            .add(text("p", "", cause.explanation.as_str()))
+            .add(text("b", "num", &format::percent(cause.share)))
+            .add(text("p", "", &cause.explanation))
     };
     panel
         .add(text("p", "panel-hint muted", "Share of the change that each explains."))
-        .add(cause_bar(&insight.causes))
         .add(el("ol", "causes").all(insight.causes.iter().map(entry)))
 }
 
 /// Numbers beside their baseline.
-pub fn evidence(insight: &Insight) -> Node {
+pub(super) fn evidence(insight: &Insight) -> Node {
     let panel = section("Evidence");
     if insight.evidence.is_empty() {
         return panel.add(text("p", "muted", "The detector gave no numbers."));
@@ -151,11 +156,11 @@ pub fn evidence(insight: &Insight) -> Node {
         let normal = one.baseline.map_or("–".to_owned(), |normal| words::value(normal, &one.unit));
         let ratio = one.ratio.map_or("–".to_owned(), words::ratio);
         el("tr", "")
-            .add(text("th", "", words::name(&one.metric)).with("scope", "row"))
-            .add(text("td", "num right observed", words::value(one.observed, &one.unit)))
-            .add(text("td", "num right", normal))
-            .add(text("td", "num right", ratio))
-            .add(text("td", "num right samples", format::compact(one.samples)))
+            .add(text("th", "", &words::name(&one.metric)).with("scope", "row"))
+            .add(text("td", "num right observed", &words::value(one.observed, &one.unit)))
+            .add(text("td", "num right", &normal))
+            .add(text("td", "num right", &ratio))
+            .add(text("td", "num right samples", &format::compact(one.samples)))
     };
     let table = el("table", "evidence")
         .add(el("thead", "").add(head))
@@ -164,12 +169,9 @@ pub fn evidence(insight: &Insight) -> Node {
 }
 
 /// Traces of both sides, and the search that finds more.
-pub fn traces(insight: &Insight) -> Node {
+pub(super) fn traces(insight: &Insight) -> Node {
     let side = |title: &str, ids: &[String], none: &str| {
-        let entry = |id: &String| {
-            let short = id.get(..16).unwrap_or(id);
-            el("li", "").add(link("mono", Route::trace(id).to_url(), short).with("title", id.as_str()))
-        };
+        let entry = |id: &String| el("li", "").add(link("mono", &Route::trace(id).to_url(), id));
         let list = if ids.is_empty() {
             text("p", "muted", none)
         } else {
@@ -185,7 +187,7 @@ pub fn traces(insight: &Insight) -> Node {
     };
     let filter =
         Filter { model: insight.model.clone(), service: insight.service.clone(), range, ..Filter::default() };
-    let more = el("a", "button").with("href", Route::Traces(filter).to_url());
+    let more = el("a", "button").with("href", &Route::Traces(filter).to_url());
     section("Example traces")
         .add(el("div", "trace-sides").add(side("Show it", &insight.examples, "None was kept.")).add(side(
             "Normal, to compare",
@@ -196,7 +198,7 @@ pub fn traces(insight: &Insight) -> Node {
 }
 
 /// Its life so far, the latest first.
-pub fn history(insight: &Insight, frame: &Frame) -> Node {
+pub(super) fn history(insight: &Insight, frame: &Frame) -> Node {
     let entry = |one: &Revision| {
         let what = match one.state.as_str() {
             "OPEN" => "Opened",
@@ -204,12 +206,12 @@ pub fn history(insight: &Insight, frame: &Frame) -> Node {
             _ => "Updated",
         };
         el("li", "")
-            .add(text("time", "num", frame.time(one.window_end)))
+            .add(text("time", "num", &frame.time(one.window_end)))
             .add(text("b", "", what))
             .add(one.severity.badge())
     };
     let detector = format!("Found by {}, revision {}.", insight.detector, insight.revision);
     section("History")
         .add(el("ol", "history").all(insight.revisions.iter().rev().map(entry)))
-        .add(text("p", "muted", detector))
+        .add(text("p", "muted", &detector))
 }

@@ -51,7 +51,7 @@ fn reads_answers() {
     let list = InsightList::of(
         &json!({"insights": [answer()], "open": {"page": 1, "warning": 2, "info": 3}, "next_cursor": "x"}),
     );
-    assert_eq!((list.open, list.cursor.as_deref(), list.insights.len()), ((6, 1), Some("x"), 1));
+    assert_eq!((list.open, list.paging, list.cursor.as_deref(), list.insights.len()), (6, 1, Some("x"), 1));
 }
 
 /// Scenario: states of insights arrive by the stream, some of them old, some that no longer pass the filter. Guarantee: the
@@ -106,7 +106,7 @@ fn rows_say_what_matters() {
     assert_eq!(link.get("href"), Some("/insights/a%2F1"));
     assert_eq!(
         rows[0].words(),
-        "Page llama: first token after 1.8 s Time to first token llama · 1.4 since 1 m 30 s queue 60 % new thing 100 %"
+        "Page llama: first token after 1.8 s Time to first token llama · 1.4 for 1 m 30 s queue 60 % new thing 100 %"
     );
     assert!(rows[1].words().starts_with("Page Resolved <b> "), "{}", rows[1].words());
     assert!(rows[1].words().contains("1 m ago, lasted 1 m 30 s No cause stands out"), "{}", rows[1].words());
