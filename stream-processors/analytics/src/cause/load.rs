@@ -45,7 +45,8 @@ pub(super) fn prompt_work(look: &Look<'_>) -> Vec<(&'static str, f64, String)> {
         return all;
     };
     let missed = ((1.0 - hits).max(0.01) / (1.0 - usual_hits).max(0.01)).ln();
-    if missed > 0.1 && usual_hits - hits > 0.05 {
+    let is_no_chance = look.compare(Metric::HitRatio, hits).is_some_and(|shift| shift.z <= -2.0);
+    if missed > 0.1 && usual_hits - hits > 0.05 && is_no_chance {
         let words = format!(
             "prefix cache hits {:.0} % of prompt tokens instead of {:.0} %: {:.0} tokens are computed a request instead of {:.0}",
             hits * 100.0,

@@ -2,8 +2,8 @@
 //!
 //! S⁺ = max(0, S⁺ + z − k), S⁻ = max(0, S⁻ − z − k), with z = (ln x − median) / (1.4826 MAD), clipped; fires at
 //! S ≥ h (E. S. Page, "Continuous inspection schemes", Biometrika 1954). Statistical surprise alone is not worth a
-//! person's time: upward drift also has to be a relative and an absolute effect. Downward drift (faster) is kept in
-//! S⁻ and told as evidence of what else is found.
+//! person's time: upward drift also has to be a relative and an absolute effect. Downward drift (faster)
+//! is told beside what drifts upward: tokens that come faster while requests wait longer are a sign.
 
 use serde::{Deserialize, Serialize};
 
@@ -55,12 +55,6 @@ struct Cusum {
 pub(crate) struct Drifts([Cusum; 3]);
 
 impl Drifts {
-    /// Whether a metric has become better for some time.
-    pub(crate) fn is_better(&self, kind: Kind, params: &DriftParams) -> bool {
-        let at = WATCHED.iter().position(|(_, watched)| *watched == kind);
-        at.is_some_and(|at| self.0[at].down >= params.threshold)
-    }
-
     pub(super) fn look(&mut self, look: &Look<'_>, params: &DriftParams, found: &mut Vec<Finding>) {
         for (index, (metric, kind)) in WATCHED.into_iter().enumerate() {
             let sums = &mut self.0[index];
@@ -83,6 +77,21 @@ impl Drifts {
                 let numbers =
                     vec![evidence(metric.name(), "s", now.observed, Some(now.normal), look.recent.requests)];
                 found.push(Finding::new(kind, !is_strong, numbers));
+            }
+        }
+        self.add_improvements(look, params, found);
+    }
+
+    /// Adds what became better to what became worse.
+    fn add_improvements(&self, look: &Look<'_>, params: &DriftParams, found: &mut [Finding]) {
+        let is_drift = |one: &&mut Finding| WATCHED.iter().any(|(_, kind)| *kind == one.kind);
+        let Some(first) = found.iter_mut().find(is_drift) else { return };
+        let better = WATCHED.into_iter().zip(&self.0).filter(|(_, sums)| sums.down >= params.threshold);
+        for ((metric, _), _) in better {
+            if let Some(now) = look.shift(metric) {
+                let number =
+                    evidence(metric.name(), "s", now.observed, Some(now.normal), look.recent.requests);
+                first.evidence.push(number);
             }
         }
     }

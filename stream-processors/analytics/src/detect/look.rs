@@ -86,6 +86,8 @@ pub(crate) struct Look<'a> {
     pub(crate) calls: u64,
     /// Of ln(pace) on ln(batch).
     pub(crate) slope: f64,
+    /// Requests running an engine, if any engine sent readings in the last window.
+    pub(crate) last_running: Option<f64>,
     /// The last [`RECENT`] windows.
     pub(crate) recent: Facts,
     /// The last [`REMEMBERED`] windows.
@@ -135,6 +137,7 @@ impl<'a> Look<'a> {
             stages,
             calls,
             slope,
+            last_running: past.back().and_then(|last| last.facts.running.get()),
             recent,
             minute,
             versions,

@@ -1,8 +1,9 @@
 //! A service that served a model stopped reporting, while event time goes on.
 //!
 //! With the usual rate λ a window, k windows without a request have the probability e^(−λk) under a Poisson process;
-//! fires when λk ≥ `expected`, k ≥ `windows` and k is half as long again as any pause that ended by itself. λ is a frugal running mean of windows with requests, learnt for
-//! `history` windows at least.
+//! fires when λk ≥ `expected`, k ≥ `windows` and k is half as long again as the second longest pause of late, unless
+//! the model's engines still send readings: then nobody asked. λ is a running mean, learnt for `history` windows at
+//! least.
 
 use std::collections::BTreeMap;
 
@@ -37,8 +38,8 @@ struct Service {
     usual: f64,
     history: u32,
     silent: u32,
-    /// The longest pause that ended before it was missed.
-    longest: u32,
+    /// The two longest pauses of late, fading: what happens twice is usual, an outage happens once.
+    pauses: [f32; 2],
     last_ms: Millis,
 }
 
@@ -46,31 +47,47 @@ struct Service {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Services(BTreeMap<String, Service>);
 
-/// Requests that a pause may have cost to be learnt as usual; a longer one was an outage.
-const LEARNT: f64 = 100.0;
+/// Windows of a pause that count for the mean; those of an outage do not.
+const LEARNT_WINDOWS: u32 = 12;
+/// What pauses keep of their length with each that ends.
+const FADES: f32 = 0.98;
+
+impl Service {
+    /// A pause ends.
+    fn paused(&mut self) {
+        if self.silent == 0 {
+            return;
+        }
+        let [longest, second] = self.pauses.map(|pause| pause * FADES);
+        let new = self.silent as f32;
+        self.pauses = if new > longest { [new, longest] } else { [longest, second.max(new)] };
+    }
+}
+
 /// Services of one model that are remembered.
 const MOST: usize = 64;
 
 impl Services {
     /// Takes the requests of a window by service.
     pub(crate) fn learn(&mut self, window_ms: Millis, requests: &BTreeMap<String, u64>) {
-        for (name, count) in requests.iter().filter(|(_, count)| **count > 0) {
+        for (name, _) in requests.iter().filter(|(_, count)| **count > 0) {
             if !self.0.contains_key(name) && self.0.len() >= MOST {
                 continue;
             }
             let service = self.0.entry(name.clone()).or_default();
-            service.history = service.history.saturating_add(1);
-            let weight = (1.0 / f64::from(service.history)).max(0.03);
-            service.usual += (*count as f64 - service.usual) * weight;
-            if f64::from(service.silent) * service.usual < LEARNT {
-                service.longest = service.longest.max(service.silent);
-            }
+            service.paused();
             service.silent = 0;
             service.last_ms = window_ms;
         }
         for (name, service) in &mut self.0 {
-            if requests.get(name).is_none_or(|count| *count == 0) {
+            let count = requests.get(name).copied().unwrap_or(0);
+            if count == 0 {
                 service.silent = service.silent.saturating_add(1);
+            }
+            if service.silent <= LEARNT_WINDOWS {
+                service.history = service.history.saturating_add(1);
+                let weight = (1.0 / f64::from(service.history)).max(0.01);
+                service.usual += (count as f64 - service.usual) * weight;
             }
         }
     }
@@ -89,11 +106,15 @@ impl Services {
 }
 
 pub(super) fn look(look: &Look<'_>, params: &SilenceParams, found: &mut Vec<Finding>) {
+    if look.last_running.is_some() {
+        // Its engines report: there is nothing to do for them.
+        return;
+    }
     for (name, service) in &look.services.0 {
         let expected = service.usual * f64::from(service.silent);
         let is_known = service.history >= params.history;
         // Traffic that comes in bursts pauses for longer than Poisson's.
-        let is_usual = service.silent <= service.longest + service.longest / 2;
+        let is_usual = f64::from(service.silent) <= 1.5 * f64::from(service.pauses[1]);
         let is_gone = look.window_ms - service.last_ms > params.gone_ms;
         if !is_known || is_usual || is_gone || service.silent < params.windows || expected < params.expected {
             continue;
