@@ -27,6 +27,8 @@ pub(crate) struct Conduct {
     pub(crate) waiting: u64,
     pub(crate) running: u64,
     pub(crate) version: &'static str,
+    /// Whether the device and its engine send readings.
+    pub(crate) reads: bool,
 }
 
 /// A healthy device.
@@ -43,6 +45,7 @@ pub(crate) const HEALTHY: Conduct = Conduct {
     waiting: 0,
     running: 8,
     version: "1",
+    reads: true,
 };
 
 /// Partials of one window in which the devices conduct themselves so.
@@ -91,15 +94,27 @@ pub(crate) fn window(at_ms: Millis, devices: &[Conduct]) -> Vec<Partial> {
         if conduct.requests > 0 {
             partials.push(Partial { window_ms: at_ms, seen_window_ms: at_ms, key, cell, exemplars });
         }
+        if !conduct.reads {
+            continue;
+        }
         let mut reading = Cell::default();
         reading.measure(Measure::GpuUtilizationPermille, conduct.busy_permille);
         reading.measure(Measure::GpuSmClockMhz, conduct.clock_mhz);
         reading.measure(Measure::GpuThrottledPermille, if conduct.throttled { 1_000 } else { 0 });
-        reading.measure(Measure::EngineRunning, conduct.running);
-        reading.measure(Measure::EngineWaiting, conduct.waiting);
         let key = Key { device: device.as_str().into(), ..Key::default() };
         let exemplars = Exemplars::default();
         partials.push(Partial { window_ms: at_ms, seen_window_ms: at_ms, key, cell: reading, exemplars });
+        let mut engine = Cell::default();
+        engine.measure(Measure::EngineRunning, conduct.running);
+        engine.measure(Measure::EngineWaiting, conduct.waiting);
+        let key = Key {
+            model: MODEL.into(),
+            service: "server".into(),
+            stage: stage::ENGINE.into(),
+            ..Key::default()
+        };
+        let exemplars = Exemplars::default();
+        partials.push(Partial { window_ms: at_ms, seen_window_ms: at_ms, key, cell: engine, exemplars });
     }
     let key = Key { model: MODEL.into(), stage: stage::TRACE.into(), ..Key::default() };
     let mut cell = Cell::default();

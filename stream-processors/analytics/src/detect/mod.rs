@@ -207,3 +207,6 @@ pub(crate) fn evidence(
 ) -> Evidence {
     Evidence { metric: metric.to_owned(), unit: unit.to_owned(), observed, baseline, samples }
 }
+
+#[cfg(test)]
+mod tests;
