@@ -78,6 +78,13 @@ pub(super) struct Desk {
     commits: u64,
 }
 
+/// A session that lost its membership leaves no lag behind that another member works off.
+impl Drop for Desk {
+    fn drop(&mut self) {
+        self.inputs.keys().for_each(|&partition| self.service.metrics.lag.forget(partition));
+    }
+}
+
 impl Desk {
     pub(super) async fn start(service: Arc<Service>) -> Result<Self, LogError> {
         let log = service.log.clone();

@@ -55,6 +55,13 @@ const fn source_of(partition: u32) -> u32 {
     SAMPLE_SOURCES.saturating_add(partition)
 }
 
+/// A session that lost its membership leaves no lag behind that another member works off.
+impl Drop for Samples<'_> {
+    fn drop(&mut self) {
+        self.inputs.keys().for_each(|&partition| self.service.metrics.samples.lag.forget(partition));
+    }
+}
+
 impl<'s> Samples<'s> {
     pub(super) async fn start(service: &'s Service) -> Result<Self, LogError> {
         let log = &service.log;

@@ -97,6 +97,13 @@ pub(super) struct Session<'s> {
     next_look_up: Instant,
 }
 
+/// A session that lost its membership leaves no lag behind that another member works off.
+impl Drop for Session<'_> {
+    fn drop(&mut self) {
+        self.inputs.keys().for_each(|&partition| self.service.metrics.lag.forget(partition));
+    }
+}
+
 impl<'s> Session<'s> {
     pub(super) async fn start(service: &'s Service) -> Result<Self, LogError> {
         let log = &service.log;
