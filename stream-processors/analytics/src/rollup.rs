@@ -344,9 +344,9 @@ fn hash_of(trace_id: &[u8; 16]) -> u64 {
 impl Exemplars {
     /// Considers a trace.
     pub fn add(&mut self, exemplar: Exemplar) {
-        let longest = |one: &Exemplar| std::cmp::Reverse((one.duration_micros, one.trace_id));
-        keep(&mut self.longest, exemplar, longest);
-        keep(&mut self.sample, exemplar, |one| (hash_of(&one.trace_id), one.trace_id));
+        // A trace may have several spans here: the keys tell any two exemplars apart.
+        keep(&mut self.longest, exemplar, |one| std::cmp::Reverse(*one));
+        keep(&mut self.sample, exemplar, |one| (hash_of(&one.trace_id), *one));
     }
 
     /// Considers all that `other` kept.
@@ -405,7 +405,8 @@ mod tests {
                 .iter()
                 .enumerate()
                 .map(|(index, &duration_micros)| {
-                    let id = (index as u128 + 1).wrapping_mul(0x1234_5678_9abc_def1_0203_0405_0607_0809);
+                    // Several spans of one trace among them.
+                    let id = (index as u128 / 2 + 1).wrapping_mul(0x1234_5678_9abc_def1_0203_0405_0607_0809);
                     Exemplar { duration_micros, is_error: false, trace_id: id.to_be_bytes() }
                 })
                 .collect();
