@@ -14,7 +14,7 @@ use infertrace_runtime::log::{
     range::{RangeReader, whole_topic},
 };
 use infertrace_schemas::{
-    avro::{Insight, SchemaIds},
+    avro::{Baseline, Insight, Rollup, SchemaIds},
     record::encode_share,
     topics,
 };
@@ -160,6 +160,27 @@ async fn outputs(log: &EmbeddedLog, id: &str) -> Vec<Vec<(u32, Vec<u8>)>> {
     all
 }
 
+/// Compares kind by kind and names the first value that differs.
+fn assert_same(found: &[Vec<(u32, Vec<u8>)>], expected: &[Vec<(u32, Vec<u8>)>]) {
+    for (kind, (found, expected)) in found.iter().zip(expected).enumerate() {
+        let differs = found.iter().zip(expected).position(|(a, b)| a != b);
+        let show = |value: Option<&(u32, Vec<u8>)>| {
+            let Some((partition, value)) = value else { return "nothing".to_owned() };
+            let text = match kind {
+                0 => format!("{:?}", SchemaIds::embedded::<Rollup>().decode::<Rollup>(value)),
+                1 => format!("{:?}", SchemaIds::embedded::<Baseline>().decode::<Baseline>(value)),
+                _ => format!("{:?}", SchemaIds::embedded::<Insight>().decode::<Insight>(value)),
+            };
+            format!("{partition}: {text}")
+        };
+        if let Some(at) = differs {
+            let (found, expected) = (show(found.get(at)), show(expected.get(at)));
+            panic!("{:?} number {at}: {found}\nis not {expected}", Kind::ALL[kind]);
+        }
+        assert_eq!(found.len(), expected.len(), "{:?}", Kind::ALL[kind]);
+    }
+}
+
 /// Ends of every live topic, and positions of live groups.
 async fn live_state(log: &EmbeddedLog) -> Vec<(String, u64, Option<NextOffset>)> {
     let mut state = Vec::new();
@@ -175,8 +196,8 @@ async fn live_state(log: &EmbeddedLog) -> Vec<(String, u64, Option<NextOffset>)>
     state
 }
 
-/// Scenario: one range replayed with one thread, with three, and in pieces: interrupted at each of many checkpoints and
-/// gone on with; a dry run; one model only. A live group stands somewhere.
+/// Scenario: one range replayed with one thread and with three; a dry run; one model only; its last part after a warm-up. A
+/// live group stands somewhere.
 /// Guarantee: outputs are byte for byte the same each time, whole and once; they hold insights about the model that
 /// was slow; a dry run writes nothing; a filter leaves the other model out; groups and live topics stay as they were.
 #[tokio::test(flavor = "multi_thread")]
@@ -217,7 +238,7 @@ async fn a_replay_is_the_same_however_it_is_run_and_touches_nothing_live() {
     assert!(whole.diff.only_replay > 0);
 
     replay(&log, &Request { threads: 3, ..request("three") }).await.expect("replays");
-    assert_eq!(outputs(&log, "three").await, expected);
+    assert_same(&outputs(&log, "three").await, &expected);
 
     let dry = replay(&log, &Request { dry_run: true, ..request("dry") }).await.expect("replays");
     assert_eq!((dry.read, dry.told), (whole.read, whole.told));
@@ -235,8 +256,8 @@ async fn a_replay_is_the_same_however_it_is_run_and_touches_nothing_live() {
     assert_eq!(live_state(&log).await, before);
 }
 
-/// Scenario: a replay that is stopped after every few chunks and run again with the same state, until it is through; then
-/// the same request with other settings and the state of an unfinished one.
+/// Scenario: a replay that is stopped after every sixth of the range and run again with the same state, until it is through;
+/// meanwhile the same request with other settings.
 /// Guarantee: the topics are as an undisturbed replay makes them; another request does not take the state.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_interrupted_replay_goes_on() {
@@ -251,12 +272,13 @@ async fn an_interrupted_replay_goes_on() {
     let shared: Arc<dyn Log> = log.clone();
     let found = plan(shared.as_ref(), &request).await.expect("planned");
     let mut interruptions = 0;
+    let mut reached = 0;
     loop {
         let stop = CancellationToken::new();
-        let mut calls = 0;
+        let aim = reached + found.offsets() / 6;
         let outcome = run(shared.clone(), &request, &found, &stop, |progress| {
-            calls += 1;
-            if calls > 0 && progress.offsets < progress.total {
+            reached = progress.offsets;
+            if (aim..progress.total).contains(&reached) {
                 stop.cancel();
             }
         })
@@ -268,7 +290,7 @@ async fn an_interrupted_replay_goes_on() {
                 break;
             }
         }
-        assert!(interruptions < 1_000, "it does not get on");
+        assert!(interruptions < 10, "it does not get on");
         if interruptions == 1 {
             let other = Request { warm_up_ms: 5, ..request.clone() };
             let error = replay(&log, &other).await.expect_err("other settings").to_string();
@@ -276,9 +298,8 @@ async fn an_interrupted_replay_goes_on() {
         }
     }
     let pieces = outputs(&log, "pieces").await;
-    for (kind, (pieces, expected)) in pieces.iter().zip(&expected).enumerate() {
-        assert!(pieces == expected, "{:?} differ: {} and {}", Kind::ALL[kind], pieces.len(), expected.len());
-    }
+    assert_same(&pieces, &expected);
+    assert!(interruptions > 0);
     assert!(!state.exists());
 }
 

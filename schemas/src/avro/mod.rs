@@ -10,6 +10,7 @@
 //! Invariants: evolution is additive (a new field has a default, an enum has a default symbol); decoding
 //! resolves the writer's schema against ours and never guesses an unknown id.
 
+mod encode;
 mod links;
 mod records;
 mod registered;
@@ -20,7 +21,7 @@ mod tests;
 
 use std::sync::LazyLock;
 
-use apache_avro::{Schema, from_avro_datum, from_value, rabin::Rabin, to_avro_datum, to_value};
+use apache_avro::{Schema, from_avro_datum, from_value, rabin::Rabin, to_value};
 use serde::{Serialize, de::DeserializeOwned};
 
 pub use links::{LinkMember, RequestLink};
@@ -48,6 +49,9 @@ pub enum AvroError {
     /// The body does not fit its schema.
     #[error("bad avro body: {0}")]
     Body(#[from] Box<apache_avro::Error>),
+    /// A record of ours has a type that our schemas do not use.
+    #[error("cannot write {0}")]
+    Unsupported(String),
     /// The body is followed by more bytes.
     #[error("{0} bytes after the avro body")]
     Trailing(usize),
@@ -158,10 +162,9 @@ impl SchemaIds {
     pub fn encode<R: AvroRecord>(&self, record: &R) -> Result<Vec<u8>, AvroError> {
         let schema = &R::schema().schema;
         let value = to_value(record)?.resolve(schema)?;
-        let body = to_avro_datum(schema, value)?;
-        let mut out = Vec::with_capacity(HEADER + body.len());
+        let mut out = Vec::with_capacity(512);
         put_header(&mut out, self.write);
-        out.extend_from_slice(&body);
+        encode::put_value(&mut out, &value)?;
         Ok(out)
     }
 
