@@ -29,7 +29,7 @@ pub struct SmallBatchParams {
 
 impl Default for SmallBatchParams {
     fn default() -> Self {
-        Self { fill: 0.3, backlog: 1.0, least_wait: 0.1, waits: 3.0, kv: 0.85, holds: 0.5 }
+        Self { fill: 0.3, backlog: 2.0, least_wait: 0.1, waits: 3.0, kv: 0.85, holds: 0.5 }
     }
 }
 

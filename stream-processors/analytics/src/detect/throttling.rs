@@ -25,8 +25,11 @@ impl Default for ThrottlingParams {
     }
 }
 
+/// Device, share throttled, clock, usual clock, temperature.
+type Hot<'a> = (&'a str, f64, f64, f64, Option<f64>);
+
 pub(super) fn look(look: &Look<'_>, params: &ThrottlingParams, found: &mut Vec<Finding>) {
-    let mut hot = Vec::new();
+    let mut hot: Vec<Hot<'_>> = Vec::new();
     for ((device, _), facts) in &look.devices {
         let (Some(throttled), Some(clock)) = (facts.throttled.get(), facts.clock.get()) else { continue };
         let usual = look.devices_past.get(*device).map(|past| past.usual_clock).filter(|usual| *usual > 0.0);
@@ -37,7 +40,7 @@ pub(super) fn look(look: &Look<'_>, params: &ThrottlingParams, found: &mut Vec<F
     }
     let Some(&(device, ..)) = hot.first() else { return };
     let count = hot.len() as f64;
-    let mean = |of: fn(&(&str, f64, f64, f64, Option<f64>)) -> f64| hot.iter().map(of).sum::<f64>() / count;
+    let mean = |of: fn(&Hot<'_>) -> f64| hot.iter().map(of).sum::<f64>() / count;
     let share = mean(|one| one.1);
     let readings = u64::from(look.recent.throttled.count);
     let mut numbers = vec![
