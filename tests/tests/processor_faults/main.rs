@@ -1,7 +1,7 @@
 //! Faults of processors on a real Kafka: kills, zombies, members that come and go, a broker that dies, poison,
 //! retention that overtakes. What they commit must be what one undisturbed processor makes of the same input.
 //!
-//! The short version runs with the tests; `cargo xtask faults processor ROUNDS` runs more rounds. Moments are drawn
+//! `cargo xtask faults processor ROUNDS` runs it; what retention takes is looked at with the tests. Moments are drawn
 //! from a seed (`INFERTRACE_TEST_SEED`), which is printed.
 
 mod members;
@@ -301,7 +301,11 @@ fn broker(bench: &mut Bench, member: &mut Member) -> anyhow::Result<()> {
 #[test]
 fn faults_change_nothing() -> anyhow::Result<()> {
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    let rounds = number("INFERTRACE_TEST_PROCESSOR_ROUNDS", 1)?;
+    let rounds = number("INFERTRACE_TEST_PROCESSOR_ROUNDS", 0)?;
+    if rounds == 0 {
+        eprintln!("SKIPPED: takes minutes; run it by `cargo xtask faults processor [ROUNDS]`");
+        return Ok(());
+    }
     let mut bench = Bench::start()?;
     let mut gateway = bench.gateway()?;
     let mut member = Member::start(&bench.setup, "a")?;
