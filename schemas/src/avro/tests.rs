@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use apache_avro::to_avro_datum;
 use proptest::prelude::*;
 
 use super::*;
