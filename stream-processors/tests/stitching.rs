@@ -172,8 +172,11 @@ async fn faults_change_nothing() {
             let log = FakeLog::new(PARTITIONS);
             fill(&log);
             log.fail(call, fault);
-            let running = start(&log).await;
-            all_read(&log).await;
+            let mut running = start(&log).await;
+            tokio::select! {
+                () = all_read(&log) => {}
+                ended = &mut running.task => panic!("{fault:?} at call {call}: {ended:?}"),
+            }
             running.stop().await;
             assert_eq!(links(&log), expected, "{fault:?} at call {call}");
         }

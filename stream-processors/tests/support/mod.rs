@@ -217,7 +217,10 @@ impl Consumer for FakeConsumer {
     }
 
     fn pause(&mut self, at: &TopicPartition) -> Result<(), LogError> {
-        self.log.state().paused.push(at.clone());
+        // Who reads without a group pauses nobody else.
+        if self.group.is_some() {
+            self.log.state().paused.push(at.clone());
+        }
         Ok(())
     }
 
