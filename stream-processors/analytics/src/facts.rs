@@ -358,8 +358,14 @@ impl ModelWindow {
             (&mut self.all.clock, devices.clock),
             (&mut self.all.throttled, devices.throttled),
             (&mut self.all.celsius, devices.celsius),
-            (&mut self.all.running, if engines.running.count > 0 { engines.running } else { devices.running }),
-            (&mut self.all.waiting, if engines.waiting.count > 0 { engines.waiting } else { devices.waiting }),
+            (
+                &mut self.all.running,
+                if engines.running.count > 0 { engines.running } else { devices.running },
+            ),
+            (
+                &mut self.all.waiting,
+                if engines.waiting.count > 0 { engines.waiting } else { devices.waiting },
+            ),
         ] {
             if device.count > 0 {
                 *own = device;

@@ -20,7 +20,7 @@ pub mod rollup;
 pub mod score;
 pub mod series;
 pub mod sketch;
-pub mod stitch;
 pub mod slo;
+pub mod stitch;
 #[cfg(test)]
 mod testing;

@@ -8,8 +8,8 @@ use infertrace_schemas::{
     reader::{Position, SpanReader},
     record::encode_share,
 };
-use prost::Message;
 use proptest::prelude::*;
+use prost::Message;
 
 use super::*;
 
@@ -305,7 +305,10 @@ fn a_span_counts_as_what_it_is() {
     let call = || Spec { role: 1, ..PLAIN };
     assert_eq!(shape_of(engine(), |_| {}), Shape::Request);
     // vLLM names no model; SGLang's and Triton's frameworks come from their scopes or attributes.
-    assert_eq!(shape_of(engine(), |span| span.inference.as_mut().expect("set").model_name.clear()), Shape::Request);
+    assert_eq!(
+        shape_of(engine(), |span| span.inference.as_mut().expect("set").model_name.clear()),
+        Shape::Request
+    );
     assert_eq!(shape_of(engine(), |span| span.kind = 3), Shape::Call);
     assert_eq!(shape_of(call(), |_| {}), Shape::Call);
     assert_eq!(shape_of(call(), |span| span.kind = 1), Shape::Call);
@@ -434,7 +437,8 @@ fn closed_traces_are_counted_by_stage() {
     let mut partials = Vec::new();
     roller.flush_traces(0, &mut partials);
     assert!(partials.iter().all(|partial| {
-        (partial.window_ms, partial.seen_window_ms) == (T0 + 20_000, T0 + 20_000) && &*partial.key.model == "m"
+        (partial.window_ms, partial.seen_window_ms) == (T0 + 20_000, T0 + 20_000)
+            && &*partial.key.model == "m"
     }));
     let of = |name: &str| {
         let found = partials.iter().find(|partial| &*partial.key.stage == name);
@@ -446,7 +450,10 @@ fn closed_traces_are_counted_by_stage() {
     assert_eq!(counts.map(|counter| cell.get(counter)), [1, 1, 1, 1]);
     assert_eq!(cell.sketch(Measure::PrefillMicros).map(|sketch| sketch.sum()), Some(3_000));
     let (shape, cell) = of("queue");
-    assert_eq!((shape, cell.sketch(Measure::SelfMicros).map(|sketch| sketch.sum())), (Shape::Stage, Some(2_000)));
+    assert_eq!(
+        (shape, cell.sketch(Measure::SelfMicros).map(|sketch| sketch.sum())),
+        (Shape::Stage, Some(2_000))
+    );
     let (_, cell) = of(stage::NONE);
     assert_eq!(cell.sketch(Measure::CriticalMicros).map(|sketch| sketch.sum()), Some(14_000));
     assert_eq!(roller.rolled_to(0), Some(0));

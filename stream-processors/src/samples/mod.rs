@@ -141,10 +141,13 @@ impl SampleRoller {
                 };
                 let key = self.engine(batch, reading);
                 if growth > 0.0 {
-                    self.cells.count(source, key, at_ms, |cell, _| cell.count(counter, growth.round() as u64));
+                    self.cells
+                        .count(source, key, at_ms, |cell, _| cell.count(counter, growth.round() as u64));
                 }
             }
-            Kind::Hardware(_) if reading.attribute("hw.type").is_some_and(|kind| kind != "gpu") => return None,
+            Kind::Hardware(_) if reading.attribute("hw.type").is_some_and(|kind| kind != "gpu") => {
+                return None;
+            }
             Kind::Device(_) if reading.attribute("hw.gpu.task").is_some_and(|task| task != "general") => {
                 return None;
             }
@@ -196,8 +199,9 @@ impl SampleRoller {
             let of_bytes = || Some(permille(memory.used?, total?));
             if let Some(value) = memory.permille.or_else(of_bytes) {
                 let at_ms = time_ns.div_euclid(1_000_000);
-                self.cells
-                    .count(source, memory.key, at_ms, |cell, _| cell.measure(Measure::GpuMemoryPermille, value));
+                self.cells.count(source, memory.key, at_ms, |cell, _| {
+                    cell.measure(Measure::GpuMemoryPermille, value)
+                });
             }
         }
     }

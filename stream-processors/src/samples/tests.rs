@@ -4,8 +4,8 @@ use infertrace_analytics::rollup::{Cell, Counter, Key, Shape};
 use infertrace_proto::v1::{
     AnyValue, GpuSampleBatch, KeyValue, Origin, Resource, Sample, any_value::Value, sample,
 };
-use prost::Message;
 use proptest::prelude::*;
+use prost::Message;
 
 use super::{table::ROWS, *};
 use crate::{partials::SAMPLE_SOURCES, rollup::KeyLimits};
@@ -157,7 +157,8 @@ fn memory_is_put_together() {
 /// counted as such.
 #[test]
 fn what_is_not_ours_is_ignored() {
-    let with = |name: &str, attribute: KeyValue| Sample { attributes: vec![attribute], ..reading(name, "1", 0.5) };
+    let with =
+        |name: &str, attribute: KeyValue| Sample { attributes: vec![attribute], ..reading(name, "1", 0.5) };
     let ignored = vec![
         with("hw.power", text("hw.type", "cpu")),
         with("hw.gpu.utilization", text("hw.gpu.task", "decoder")),

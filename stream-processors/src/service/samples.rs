@@ -178,7 +178,10 @@ impl<'s> Samples<'s> {
         self.refused_series = refused;
     }
 
-    async fn assign(&mut self, partitions: Vec<(TopicPartition, Option<NextOffset>)>) -> Result<(), LogError> {
+    async fn assign(
+        &mut self,
+        partitions: Vec<(TopicPartition, Option<NextOffset>)>,
+    ) -> Result<(), LogError> {
         for (at, committed) in partitions {
             let marks = self.service.log.watermarks(&at).await?;
             let wanted = committed.map_or(marks.low.0, |position| position.0);

@@ -120,7 +120,8 @@ pub fn score(truths: &[Truth], insights: &[Insight]) -> Score {
     }
     for ((truth, told), paged) in truths.iter().zip(first).zip(paged) {
         let cause = |insight: &Insight| insight.causes.first().map_or(String::new(), |one| one.cause.clone());
-        let last = told.and_then(|told| told.iter().rfind(|one| one.window_end_ms <= truth.end_ms + GRACE_MS));
+        let last =
+            told.and_then(|told| told.iter().rfind(|one| one.window_end_ms <= truth.end_ms + GRACE_MS));
         score.outcomes.push(Outcome {
             fault: truth.fault.clone(),
             model: truth.model.clone(),
@@ -155,7 +156,8 @@ impl Score {
     #[must_use]
     pub fn figures(&self) -> Figures {
         let ratio = |part: f64, of: f64, none: f64| if of > 0.0 { part / of } else { none };
-        let found: Vec<&Outcome> = self.outcomes.iter().filter(|one| one.detected_after_s.is_some()).collect();
+        let found: Vec<&Outcome> =
+            self.outcomes.iter().filter(|one| one.detected_after_s.is_some()).collect();
         let count = |is: &dyn Fn(&Outcome) -> bool| found.iter().filter(|one| is(one)).count() as f64;
         let precision = ratio(self.right as f64, self.right as f64 + self.wrong.len() as f64, 1.0);
         let recall = ratio(found.len() as f64, self.outcomes.len() as f64, 0.0);
