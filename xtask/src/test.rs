@@ -42,18 +42,19 @@ pub(crate) fn faults(arguments: &[String]) -> anyhow::Result<()> {
     let (test, variable, scale) = match arguments {
         [name] if name == "ledger" => ("ledger", "INFERTRACE_TEST_LEDGER_SPANS", "5000000"),
         [name, spans] if name == "ledger" => ("ledger", "INFERTRACE_TEST_LEDGER_SPANS", spans.as_str()),
+        [name] if name == "ops" => ("ops", "INFERTRACE_TEST_SEED", "1"),
         [name] if name == "processor" => ("processor_faults", "INFERTRACE_TEST_PROCESSOR_ROUNDS", "20"),
         [name, rounds] if name == "processor" => {
             ("processor_faults", "INFERTRACE_TEST_PROCESSOR_ROUNDS", rounds.as_str())
         }
-        _ => bail!("cargo xtask faults ledger [SPANS] | processor [ROUNDS]"),
+        _ => bail!("cargo xtask faults ledger [SPANS] | processor [ROUNDS] | ops"),
     };
     setup::for_tests()?;
     build::ui()?;
     build::programs()?;
     run_command(
         cargo()
-            .args(["test", "--locked", "--release", "--test", test, "--", "--nocapture"])
+            .args(["test", "--locked", "--release", "--test", test, "--", "--nocapture", "--include-ignored"])
             .env(variable, scale),
     )
 }
