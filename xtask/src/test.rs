@@ -42,12 +42,11 @@ pub(crate) fn faults(arguments: &[String]) -> anyhow::Result<()> {
     let (test, variable, scale) = match arguments {
         [name] if name == "ledger" => ("ledger", "INFERTRACE_TEST_LEDGER_SPANS", "5000000"),
         [name, spans] if name == "ledger" => ("ledger", "INFERTRACE_TEST_LEDGER_SPANS", spans.as_str()),
-        [name] if name == "ops" => ("ops", "INFERTRACE_TEST_SEED", "1"),
         [name] if name == "processor" => ("processor_faults", "INFERTRACE_TEST_PROCESSOR_ROUNDS", "20"),
         [name, rounds] if name == "processor" => {
             ("processor_faults", "INFERTRACE_TEST_PROCESSOR_ROUNDS", rounds.as_str())
         }
-        _ => bail!("cargo xtask faults ledger [SPANS] | processor [ROUNDS] | ops"),
+        _ => bail!("cargo xtask faults ledger [SPANS] | processor [ROUNDS]"),
     };
     setup::for_tests()?;
     build::ui()?;

@@ -1,7 +1,8 @@
 //! The log on a team's own Kafka, through librdkafka.
 //!
 //! Neighbours: [`producer`] appends, [`consumer`] reads, [`transactions`] commits output and offsets together.
-//! Invariants: the producer is idempotent with `acks=all`; offsets are never reset silently.
+//! Invariants: the producer is idempotent with `acks=all` and one request in flight a broker; offsets are never
+//! reset silently.
 
 mod consumer;
 mod describe;
@@ -174,6 +175,10 @@ fn producer_config(config: &Config) -> ClientConfig {
     producer
         .set("enable.idempotence", "true")
         .set("acks", "all")
+        // Or acknowledged records are lost. With more, a first batch may be refused by a leader that is not ready
+        // while the second is accepted, since brokers take any sequence from a producer they do not know yet; the
+        // first is then out of order, which librdkafka takes for "stored before" and reports as delivered.
+        .set("max.in.flight.requests.per.connection", "1")
         .set("compression.codec", &config.compression)
         .set("linger.ms", config.linger_ms.to_string())
         .set("batch.size", config.batch_bytes.to_string())

@@ -25,7 +25,11 @@ impl ProducerContext for Reports {
 
     fn delivery(&self, result: &DeliveryResult<'_>, report: Box<Report>) {
         let outcome = match result {
-            Ok(message) => Ok(Offset(u64::try_from(message.offset()).unwrap_or_default())),
+            // Delivered to nowhere: librdkafka believes that it was stored before, the broker did not say so.
+            Ok(message) => u64::try_from(message.offset()).map(Offset).map_err(|_| {
+                let (topic, partition) = (message.topic(), message.partition());
+                LogError::Unavailable(format!("{topic}/{partition} acknowledged a record without an offset"))
+            }),
             Err((error, message)) => {
                 let text = format!("delivery to {}/{}: {error}", message.topic(), message.partition());
                 Err(match error.rdkafka_error_code() {
@@ -110,4 +114,82 @@ pub(super) fn send<'a, D: rdkafka::util::IntoOpaque>(
         }
         _ => super::errors::classify(&error),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use rdkafka::{
+        mocking::MockCluster,
+        types::{RDKafkaApiKey, RDKafkaRespErr},
+    };
+
+    use crate::log::{
+        Log, Millis, NewRecord, TopicPartition,
+        kafka::{Config, KafkaLog},
+        range::{RangeReader, whole_topic},
+    };
+
+    const TOPIC: &str = "spans";
+    const RECORDS: usize = 20;
+
+    /// Scenario: a leader refuses the first batch, as one does that was elected a moment ago, and would take the next.
+    /// Guarantee: no batch overtakes another, so no broker meets a producer for the first time with its second batch.
+    #[tokio::test]
+    async fn no_batch_overtakes_a_refused_one() {
+        let cluster = MockCluster::new(1).expect("a mock cluster");
+        cluster.create_topic(TOPIC, 1, 1).expect("a topic");
+        let brokers = cluster.bootstrap_servers();
+        // Every record is a batch.
+        let config = Config { brokers, linger_ms: 0, batch_bytes: 64, ..Config::default() };
+        let log = KafkaLog::new(config).expect("a client");
+        // The connection stands and the leader is known before the refusal.
+        append(&log, "first").await;
+        cluster.broker_round_trip_time(1, Duration::from_millis(100)).expect("a slower broker");
+        cluster.request_errors(
+            RDKafkaApiKey::Produce,
+            &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION],
+        );
+        let mut deliveries = Vec::new();
+        for number in 0..RECORDS {
+            deliveries.push(log.append(record(&number.to_string())).expect("room"));
+        }
+        for delivery in deliveries {
+            delivery.await.expect("delivered");
+        }
+        let expected: Vec<String> = std::iter::once("first".to_owned())
+            .chain((0..RECORDS).map(|number| number.to_string()))
+            .collect();
+        assert_eq!(read(&log).await, expected);
+    }
+
+    fn record(text: &str) -> NewRecord {
+        NewRecord {
+            to: TopicPartition::new(TOPIC, 0),
+            key: None,
+            payload: Some(format!("{text:<64}").into()),
+            headers: Vec::new(),
+            timestamp: Millis(1),
+        }
+    }
+
+    async fn append(log: &KafkaLog, text: &str) {
+        log.append(record(text)).expect("room").await.expect("delivered");
+    }
+
+    async fn read(log: &KafkaLog) -> Vec<String> {
+        let ranges = whole_topic(log, TOPIC).await.expect("watermarks");
+        let mut reader = RangeReader::open(log, &ranges, 1 << 20).await.expect("a reader");
+        let mut texts = Vec::new();
+        while let Some(records) = reader.next(1 << 20).await.expect("records") {
+            texts.extend(
+                records
+                    .into_iter()
+                    .filter_map(|record| record.payload)
+                    .map(|payload| String::from_utf8_lossy(&payload).trim_end().to_owned()),
+            );
+        }
+        texts
+    }
 }
