@@ -29,24 +29,21 @@ pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
             "cargo xtask bench gateway | path | overload | reader | transcode | parquet | processor | query | log | loadgen"
         );
     };
-    let example = |package: &str, example: &str| {
-        run_command(
-            cargo()
-                .args(["run", "--locked", "--release", "--package", package, "--example", example, "--"])
-                .args(rest),
-        )
+    // Of the whole workspace: a package alone gets other features of its dependencies and builds them again.
+    let example = |example: &str| {
+        run_command(cargo().args(["run", "--locked", "--release", "--example", example, "--"]).args(rest))
     };
     match name.as_str() {
         "gateway" => gateway(rest),
         "path" => path(rest),
         "overload" => overload(rest),
         "loadgen" => loadgen(),
-        "reader" => example("infertrace-schemas", "reader_bench"),
-        "transcode" => example("infertrace-gateway", "transcode_bench"),
-        "parquet" => example("infertrace-sinks", "parquet_bench"),
-        "processor" => example("infertrace-processors", "processor_bench"),
-        "query" => example("infertrace-query", "query_bench"),
-        "log" => example("infertrace-runtime", "embedded_append"),
+        "reader" => example("reader_bench"),
+        "transcode" => example("transcode_bench"),
+        "parquet" => example("parquet_bench"),
+        "processor" => example("processor_bench"),
+        "query" => example("query_bench"),
+        "log" => example("embedded_append"),
         other => bail!("no benchmark is called {other:?}"),
     }
 }
