@@ -1,16 +1,21 @@
 //! Records of one range into sorted Parquet files, one an event date. No I/O, no clock, no randomness.
 //!
 //! [`range`] decides which records count and decodes them; this module sorts the rows and writes the
-//! files; [`properties`] holds what was tuned. Invariant: the bytes are a function of the rows, the range
-//! and the settings, so that whoever repeats a plan writes the same files.
+//! files, a row group at a time ([`row_group`]): text and maps through [`chunk`], whose pages follow
+//! [`layout`] and [`hybrid`], the rest through the Parquet crate's own writer. [`properties`] holds what was tuned.
+//! Invariant: the bytes are a function of the rows, the range and the settings, so that whoever repeats a plan
+//! writes the same files.
 
-pub mod properties;
+mod chunk;
+mod hybrid;
+mod layout;
+mod properties;
 mod range;
+mod row_group;
 
 use arrow::{
-    array::{Array, ArrayRef, AsArray, RecordBatch, UInt32Array},
-    compute::{interleave, take},
-    datatypes::{DataType, Int32Type, TimestampNanosecondType},
+    array::{Array, AsArray, RecordBatch},
+    datatypes::{Int32Type, TimestampNanosecondType},
     error::ArrowError,
 };
 use bytes::Bytes;
@@ -19,17 +24,12 @@ use infertrace_schemas::{
     lake::{DataFile, DataFileName, EventDate, Id16, listed_names},
 };
 use parquet::{
-    arrow::{
-        ArrowWriter,
-        arrow_writer::{ArrowWriterOptions, compute_leaves},
-    },
+    arrow::{ArrowWriter, arrow_writer::ArrowWriterOptions},
     errors::ParquetError,
-    file::{
-        metadata::{KeyValue, ParquetMetaDataReader},
-        page_index::column_index::ColumnIndexMetaData,
-    },
+    file::metadata::{KeyValue, ParquetMetaDataReader},
 };
 
+use chunk::PageCompressor;
 pub use range::{EncodedRange, PoisonRecord, encode_range};
 
 /// Key of the file's own entry (without sizes) in its metadata.
@@ -159,22 +159,9 @@ fn write_file(
         ArrowWriter::try_new_with_options(out, span_schema(), options)?.into_serialized_writer()?;
     // A row group of several batches must stay within 32-bit offsets as well.
     let row_group_rows = (settings.row_group_rows as usize / batches.len().max(1)).max(1);
+    let mut compressor = PageCompressor::new(settings.zstd_level)?;
     for (number, rows) in group.order.chunks(row_group_rows).enumerate() {
-        let picks = Picks::of(batches, rows);
-        let mut writers = row_groups.create_column_writers(number)?.into_iter();
-        let mut row_group = file.next_row_group()?;
-        for (column, field) in span_schema().fields().iter().enumerate() {
-            // One sorted column at a time: a sorted copy of the whole row group never exists.
-            for leaf in compute_leaves(field, &picks.column(column)?)? {
-                let mut writer =
-                    writers.next().ok_or_else(|| ParquetError::General("a leaf without writer".into()))?;
-                writer.write(&leaf)?;
-                let mut chunk = writer.close()?;
-                drop_empty_index(chunk.close_mut());
-                chunk.append_to_row_group(&mut row_group)?;
-            }
-        }
-        row_group.close()?;
+        row_group::write(&mut file, &row_groups, number, batches, rows, &mut compressor)?;
     }
     file.append_key_value_metadata(KeyValue::new(ENTRY_KEY.to_owned(), serde_json::to_string(&entry).ok()));
     let data_end = file.bytes_written();
@@ -182,62 +169,6 @@ fn write_file(
     entry.bytes = bytes.len() as u64;
     entry.footer_bytes = (bytes.len() - data_end) as u64;
     Ok(EncodedFile { name, bytes: bytes.into(), entry })
-}
-
-/// The rows of one row group, in order.
-enum Picks<'a> {
-    OfOne(&'a RecordBatch, UInt32Array),
-    OfMany(&'a [RecordBatch], Vec<(usize, usize)>),
-}
-
-impl<'a> Picks<'a> {
-    fn of(batches: &'a [RecordBatch], rows: &[SortKey]) -> Self {
-        match batches {
-            [batch] => Self::OfOne(batch, rows.iter().map(|(_, _, at)| at.row).collect::<Vec<_>>().into()),
-            _ => Self::OfMany(
-                batches,
-                rows.iter().map(|(_, _, at)| (at.batch as usize, at.row as usize)).collect(),
-            ),
-        }
-    }
-
-    fn column(&self, index: usize) -> Result<ArrayRef, ArrowError> {
-        match self {
-            Self::OfOne(batch, picks) => {
-                let column = batch.column(index);
-                if is_blank(column) { Ok(column.slice(0, picks.len())) } else { take(column, picks, None) }
-            }
-            Self::OfMany(batches, picks) => {
-                let columns: Vec<&dyn Array> =
-                    batches.iter().map(|batch| batch.column(index).as_ref()).collect();
-                interleave(&columns, picks)
-            }
-        }
-    }
-}
-
-/// Whether every row is alike: null, or an empty list or map. Then there is nothing to pick.
-fn is_blank(column: &ArrayRef) -> bool {
-    match column.data_type() {
-        DataType::Map(..) => {
-            let offsets = column.as_map().offsets();
-            offsets.first() == offsets.last() && column.null_count() == 0
-        }
-        DataType::List(_) => {
-            let offsets = column.as_list::<i32>().offsets();
-            offsets.first() == offsets.last() && column.null_count() == 0
-        }
-        _ => column.null_count() == column.len(),
-    }
-}
-
-/// A column index of pages with nothing in them tells a reader no more than the chunk's null count.
-fn drop_empty_index(close: &mut parquet::column::writer::ColumnCloseResult) {
-    let values = close.metadata.num_values();
-    let nulls = close.metadata.statistics().and_then(|statistics| statistics.null_count_opt());
-    if nulls == u64::try_from(values).ok() {
-        close.column_index = None::<ColumnIndexMetaData>;
-    }
 }
 
 fn describe(batches: &[RecordBatch], group: &DateGroup, name: &DataFileName) -> DataFile {

@@ -17,7 +17,9 @@ use parquet::{
 use super::{FileSettings, RANGE_KEY, SORTED_BY};
 
 /// Rows of a data page: the least a look-up decodes of a column.
-const PAGE_ROWS: usize = 8_192;
+pub(super) const PAGE_ROWS: usize = 8_192;
+/// A larger dictionary of numbers is hashed for little.
+const NUMBER_DICTIONARY_BYTES: usize = 64 << 10;
 /// False positives of the trace id's bloom filter.
 const BLOOM_FPP: f64 = 0.01;
 const CREATED_BY: &str = concat!("infertrace-sinks version ", env!("CARGO_PKG_VERSION"));
@@ -42,7 +44,7 @@ pub(super) fn of(settings: &FileSettings, rows: usize) -> WriterProperties {
         .set_max_row_group_row_count(None)
         .set_data_page_row_count_limit(PAGE_ROWS)
         .set_write_batch_size(PAGE_ROWS / 2)
-        .set_statistics_enabled(EnabledStatistics::Page)
+        .set_statistics_enabled(EnabledStatistics::Chunk)
         .set_statistics_truncate_length(Some(32))
         .set_column_index_truncate_length(Some(32))
         .set_bloom_filter_position(BloomFilterPosition::End)
@@ -62,9 +64,10 @@ pub(super) fn of(settings: &FileSettings, rows: usize) -> WriterProperties {
         if !choice.compress {
             builder = builder.set_column_compression(path.clone(), Compression::UNCOMPRESSED);
         }
-        if !choice.statistics {
-            builder = builder.set_column_statistics_enabled(path, EnabledStatistics::None);
+        if let Some(limit) = choice.dictionary_bytes {
+            builder = builder.set_column_dictionary_page_size_limit(path.clone(), limit);
         }
+        builder = builder.set_column_statistics_enabled(path, choice.statistics);
     }
     let trace_id = ColumnPath::from(name::TRACE_ID);
     builder
@@ -85,31 +88,42 @@ fn sorting_columns() -> Vec<SortingColumn> {
 
 struct Choice {
     dictionary: bool,
+    /// Past it the column goes on in `encoding`.
+    dictionary_bytes: Option<usize>,
     encoding: Option<Encoding>,
     compress: bool,
-    statistics: bool,
+    statistics: EnabledStatistics,
 }
 
 impl Choice {
     fn of(path: &ColumnPath, physical: Type) -> Self {
         let parts = path.parts();
         let column = parts.first().map_or("", String::as_str);
-        let nested = parts.len() > 1;
-        let base = Self { dictionary: true, encoding: None, compress: true, statistics: !nested };
+        // Rows are sorted by trace id: a page of any other column holds all sorts of values, so ranges a page
+        // prune nothing there, and ranges of text not even a row group.
+        let statistics = match physical {
+            _ if parts.len() > 1 => EnabledStatistics::None,
+            Type::BYTE_ARRAY | Type::FIXED_LEN_BYTE_ARRAY => EnabledStatistics::None,
+            _ => EnabledStatistics::Chunk,
+        };
+        let base =
+            Self { dictionary: true, dictionary_bytes: None, encoding: None, compress: true, statistics };
         match column {
-            name::TRACE_ID => Self { dictionary: false, ..base },
-            // Random bytes: neither a dictionary nor zstd finds anything, and no range can be pruned.
-            name::SPAN_ID => Self { dictionary: false, compress: false, statistics: false, ..base },
-            name::PARENT_SPAN_ID => Self { dictionary: false, statistics: false, ..base },
+            name::TRACE_ID => Self { dictionary: false, statistics: EnabledStatistics::Page, ..base },
+            // Random bytes: neither a dictionary nor zstd finds anything.
+            name::SPAN_ID => Self { dictionary: false, compress: false, ..base },
+            name::PARENT_SPAN_ID => Self { dictionary: false, ..base },
+            // zstd takes nothing off packed differences.
             name::START_TIME | name::DURATION_NS => {
-                Self { dictionary: false, encoding: Some(Encoding::DELTA_BINARY_PACKED), ..base }
-            }
-            name::OFFSET => Self { statistics: true, ..base },
-            name::STATUS_MESSAGE | name::RESOURCE | name::SCOPE | name::TRACE_STATE => {
-                Self { statistics: false, ..base }
+                let encoding = Some(Encoding::DELTA_BINARY_PACKED);
+                Self { dictionary: false, compress: false, encoding, ..base }
             }
             _ if physical == Type::DOUBLE => {
-                Self { dictionary: false, encoding: Some(Encoding::BYTE_STREAM_SPLIT), ..base }
+                let encoding = Some(Encoding::BYTE_STREAM_SPLIT);
+                Self { dictionary_bytes: Some(NUMBER_DICTIONARY_BYTES), encoding, ..base }
+            }
+            _ if matches!(physical, Type::INT32 | Type::INT64) => {
+                Self { dictionary_bytes: Some(NUMBER_DICTIONARY_BYTES), ..base }
             }
             _ => base,
         }
