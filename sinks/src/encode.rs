@@ -1,35 +1,35 @@
 //! Records of one range into sorted Parquet files, one an event date. No I/O, no clock, no randomness.
 //!
-//! [`range`] decides which records count and decodes them; this module sorts the rows and writes the
-//! files, a row group at a time ([`row_group`]): text and maps through [`chunk`], whose pages follow
+//! [`range`] decides which records count and decodes them, a row group's worth at a time; this module sorts those rows
+//! and adds them to the [`file`] of their date as a [`row_group`]: text and maps through [`chunk`], whose pages follow
 //! [`layout`] and [`hybrid`], the rest through the Parquet crate's own writer. [`properties`] holds what was tuned.
 //! Invariant: the bytes are a function of the rows, the range and the settings, so that whoever repeats a plan
 //! writes the same files.
 
 mod chunk;
+mod file;
 mod hybrid;
 mod layout;
 mod properties;
 mod range;
 mod row_group;
 
+use std::collections::{BTreeMap, btree_map::Entry};
+
 use arrow::{
-    array::{Array, AsArray, RecordBatch},
-    datatypes::{Int32Type, TimestampNanosecondType},
+    array::{AsArray, RecordBatch},
+    datatypes::TimestampNanosecondType,
     error::ArrowError,
 };
 use bytes::Bytes;
 use infertrace_schemas::{
     columns::{index, name, span_schema},
-    lake::{DataFile, DataFileName, EventDate, Id16, listed_names},
+    lake::{DataFile, DataFileName, EventDate},
 };
-use parquet::{
-    arrow::{ArrowWriter, arrow_writer::ArrowWriterOptions},
-    errors::ParquetError,
-    file::metadata::{KeyValue, ParquetMetaDataReader},
-};
+use parquet::{errors::ParquetError, file::metadata::ParquetMetaDataReader};
 
 use chunk::PageCompressor;
+use file::OpenFile;
 pub use range::{EncodedRange, PoisonRecord, encode_range};
 
 /// Key of the file's own entry (without sizes) in its metadata.
@@ -87,8 +87,7 @@ pub enum EncodeError {
     },
 }
 
-/// Sorts `batches`, which are one range, by (date, trace id, start) and writes one file a date, ascending
-/// by date. More than one batch is needed only where a column would pass the reach of 32-bit offsets.
+/// Writes `batches`, which are one range, as one file a date, ascending by date.
 ///
 /// # Errors
 /// [`EncodeError`] when a batch is not of the span schema.
@@ -96,115 +95,77 @@ pub fn encode_rows(
     batches: &[RecordBatch],
     settings: &FileSettings,
 ) -> Result<Vec<EncodedFile>, EncodeError> {
-    if batches.iter().any(|batch| batch.schema_ref() != &span_schema()) {
-        return Err(ArrowError::SchemaError("rows are not of the span schema".to_owned()).into());
+    let mut writer = RangeWriter::new(settings)?;
+    for batch in batches {
+        writer.write(batch)?;
     }
-    sorted_by_date(batches).into_iter().map(|group| write_file(batches, &group, settings)).collect()
+    writer.finish()
 }
 
-/// The rows of one date in their order in the file.
-struct DateGroup {
-    date: EventDate,
-    order: Vec<SortKey>,
+/// The files of one range while its rows come in, one an event date.
+pub struct RangeWriter<'a> {
+    settings: &'a FileSettings,
+    compressor: PageCompressor,
+    files: BTreeMap<EventDate, OpenFile>,
 }
 
-/// Ordered by trace id, start and, to be unambiguous, position in the log.
-type SortKey = (u128, i64, RowId);
+/// Ordered by trace id, start and, to be unambiguous, row.
+type SortKey = (u128, i64, u32);
 
-/// A row of one of the batches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct RowId {
-    batch: u32,
-    row: u32,
-}
+impl<'a> RangeWriter<'a> {
+    /// No rows yet, so no files.
+    ///
+    /// # Errors
+    /// [`EncodeError::Parquet`] for a level that zstd does not know.
+    pub fn new(settings: &'a FileSettings) -> Result<Self, EncodeError> {
+        let compressor = PageCompressor::new(settings.zstd_level)?;
+        Ok(Self { settings, compressor, files: BTreeMap::new() })
+    }
 
-fn sorted_by_date(batches: &[RecordBatch]) -> Vec<DateGroup> {
-    let mut groups: Vec<DateGroup> = Vec::with_capacity(2);
-    let mut current = 0;
-    let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
-    for (number, batch) in batches.iter().enumerate() {
-        let trace_ids = batch.column(index::TRACE_ID).as_fixed_size_binary();
-        let starts = batch.column(index::START_TIME).as_primitive::<TimestampNanosecondType>().values();
-        for (row, &start) in starts.iter().enumerate() {
-            let date = EventDate::of_nanos(start);
-            if groups.get(current).is_none_or(|group| group.date != date) {
-                current = groups.iter().position(|group| group.date == date).unwrap_or_else(|| {
-                    let capacity = if groups.is_empty() { rows } else { 16 };
-                    groups.push(DateGroup { date, order: Vec::with_capacity(capacity) });
-                    groups.len() - 1
-                });
+    /// Sorts `batch` by (date, trace id, start) and appends it: each date's rows as a row group of its file, or as
+    /// several where they are more than a row group holds. Rows are sorted within a row group only: a trace's spans
+    /// arrive together, each row group has a bloom filter of its own, and no range is ever in memory as a whole.
+    ///
+    /// # Errors
+    /// [`EncodeError`] when it is not of the span schema.
+    pub fn write(&mut self, batch: &RecordBatch) -> Result<(), EncodeError> {
+        if batch.schema_ref() != &span_schema() {
+            return Err(ArrowError::SchemaError("rows are not of the span schema".to_owned()).into());
+        }
+        for (date, order) in sorted_by_date(batch) {
+            let file = match self.files.entry(date) {
+                Entry::Occupied(file) => file.into_mut(),
+                Entry::Vacant(vacant) => vacant.insert(OpenFile::create(date, self.settings)?),
+            };
+            // Of about equal size, so that no few rows make a row group of their own.
+            let row_groups = (order.len() / self.settings.row_group_rows.max(1) as usize).max(1);
+            for rows in order.chunks(order.len().div_ceil(row_groups)) {
+                file.append(batch, rows, &mut self.compressor)?;
             }
-            let id: [u8; 16] = trace_ids.value(row).try_into().expect("trace_id is 16 bytes wide");
-            let at = RowId { batch: number as u32, row: row as u32 };
-            groups[current].order.push((u128::from_be_bytes(id), start, at));
         }
+        Ok(())
     }
-    groups.sort_unstable_by_key(|group| group.date);
-    for group in &mut groups {
-        group.order.sort_unstable();
-    }
-    groups
-}
 
-fn write_file(
-    batches: &[RecordBatch],
-    group: &DateGroup,
-    settings: &FileSettings,
-) -> Result<EncodedFile, EncodeError> {
-    let name = DataFileName { date: group.date, partition: settings.partition, start: settings.start };
-    let mut entry = describe(batches, group, &name);
-    let options = ArrowWriterOptions::new().with_properties(properties::of(settings, group.order.len()));
-    let out = Vec::with_capacity(group.order.len() * 96 + (64 << 10));
-    let (mut file, row_groups) =
-        ArrowWriter::try_new_with_options(out, span_schema(), options)?.into_serialized_writer()?;
-    // A row group of several batches must stay within 32-bit offsets as well.
-    let row_group_rows = (settings.row_group_rows as usize / batches.len().max(1)).max(1);
-    let mut compressor = PageCompressor::new(settings.zstd_level)?;
-    for (number, rows) in group.order.chunks(row_group_rows).enumerate() {
-        row_group::write(&mut file, &row_groups, number, batches, rows, &mut compressor)?;
-    }
-    file.append_key_value_metadata(KeyValue::new(ENTRY_KEY.to_owned(), serde_json::to_string(&entry).ok()));
-    let data_end = file.bytes_written();
-    let bytes = file.into_inner()?;
-    entry.bytes = bytes.len() as u64;
-    entry.footer_bytes = (bytes.len() - data_end) as u64;
-    Ok(EncodedFile { name, bytes: bytes.into(), entry })
-}
-
-fn describe(batches: &[RecordBatch], group: &DateGroup, name: &DataFileName) -> DataFile {
-    let starts = || group.order.iter().map(|&(_, start, _)| start);
-    let id_at = |key: Option<&SortKey>| Id16(key.map_or(0, |key| key.0).to_be_bytes());
-    DataFile {
-        path: name.path(),
-        date: name.date,
-        rows: group.order.len() as u64,
-        bytes: 0,
-        footer_bytes: 0,
-        min_start_ns: starts().min().unwrap_or_default(),
-        max_start_ns: starts().max().unwrap_or_default(),
-        min_trace_id: id_at(group.order.first()),
-        max_trace_id: id_at(group.order.last()),
-        services: names_of(batches, index::SERVICE_NAME, &group.order),
-        models: names_of(batches, index::MODEL_NAME, &group.order),
-        tenants: names_of(batches, index::TENANT, &group.order),
+    /// Ends the files; ascending by date.
+    ///
+    /// # Errors
+    /// [`EncodeError::Parquet`] when a footer cannot be written.
+    pub fn finish(self) -> Result<Vec<EncodedFile>, EncodeError> {
+        self.files.into_values().map(OpenFile::finish).collect()
     }
 }
 
-fn names_of(batches: &[RecordBatch], column: usize, order: &[SortKey]) -> Option<Vec<String>> {
-    let columns: Vec<_> =
-        batches.iter().map(|batch| batch.column(column).as_dictionary::<Int32Type>()).collect();
-    let mut used: Vec<Vec<bool>> = columns.iter().map(|column| vec![false; column.values().len()]).collect();
-    for (_, _, at) in order {
-        let keys = columns[at.batch as usize].keys();
-        if keys.is_valid(at.row as usize) {
-            used[at.batch as usize][keys.value(at.row as usize) as usize] = true;
-        }
+fn sorted_by_date(batch: &RecordBatch) -> BTreeMap<EventDate, Vec<SortKey>> {
+    let trace_ids = batch.column(index::TRACE_ID).as_fixed_size_binary();
+    let starts = batch.column(index::START_TIME).as_primitive::<TimestampNanosecondType>().values();
+    let mut dates: BTreeMap<EventDate, Vec<SortKey>> = BTreeMap::new();
+    for (row, &start) in starts.iter().enumerate() {
+        let id: [u8; 16] = trace_ids.value(row).try_into().expect("trace_id is 16 bytes wide");
+        let rows = dates.entry(EventDate::of_nanos(start)).or_default();
+        rows.push((u128::from_be_bytes(id), start, row as u32));
     }
-    let names = columns.iter().zip(&used).flat_map(|(column, used)| {
-        let values = column.values().as_string::<i32>();
-        used.iter().enumerate().filter(|(_, used)| **used).map(|(index, _)| values.value(index))
-    });
-    listed_names(names)
+    dates.values_mut().for_each(|rows| rows.sort_unstable());
+    dates
 }
 
 /// The manifest's entry for a file that an earlier run or another release stored under `name`.
@@ -244,7 +205,7 @@ pub fn entry_of_stored(name: &DataFileName, end: u64, bytes: &Bytes) -> Result<D
     Ok(entry)
 }
 
-/// Names of the columns a file is sorted by, in order.
+/// Names of the columns a row group is sorted by, in order.
 pub const SORTED_BY: [&str; 2] = [name::TRACE_ID, name::START_TIME];
 
 #[cfg(test)]

@@ -33,10 +33,10 @@ pub(super) fn range_text(start: u64, end: u64) -> String {
     format!("{start}..{end}")
 }
 
-/// Properties of a file of `rows` rows.
-pub(super) fn of(settings: &FileSettings, rows: usize) -> WriterProperties {
+/// Properties of a file.
+pub(super) fn of(settings: &FileSettings) -> WriterProperties {
     let zstd = ZstdLevel::try_new(settings.zstd_level).unwrap_or_default();
-    let distinct_at_most = rows.min(settings.row_group_rows as usize).max(1) as u64;
+    let distinct_at_most = u64::from(settings.row_group_rows.max(1));
     let mut builder = WriterProperties::builder()
         .set_created_by(CREATED_BY.to_owned())
         .set_writer_version(WriterVersion::PARQUET_1_0)

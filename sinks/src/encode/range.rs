@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use arrow::array::RecordBatch;
 use infertrace_runtime::log::Record;
 use infertrace_schemas::{
     dedup::Dedup,
@@ -12,7 +13,7 @@ use infertrace_schemas::{
     record::{RecordError, batch_id_of},
 };
 
-use super::{EncodeError, EncodedFile, FileSettings, encode_rows};
+use super::{EncodeError, EncodedFile, FileSettings, RangeWriter};
 
 /// A record that could not be opened.
 #[derive(Clone, Debug)]
@@ -42,8 +43,8 @@ pub struct EncodedRange {
     pub batch_ids: Vec<Id16>,
 }
 
-/// Decodes `records`, which ascend by offset, and encodes their spans. Each record is dropped as soon as
-/// it is decoded. `seen` holds the batches before this range and learns those in it.
+/// Decodes `records`, which ascend by offset, and encodes their spans, a row group's worth at a time. Each record is
+/// dropped as soon as it is decoded. `seen` holds the batches before this range and learns those in it.
 ///
 /// # Errors
 /// [`EncodeError`] when the range cannot be written as a whole; nothing passing.
@@ -56,7 +57,8 @@ pub fn encode_range(
     let partition =
         i32::try_from(settings.partition).map_err(|_| EncodeError::Partition(settings.partition))?;
     let mut reader = SpanReader::new();
-    let mut batches = Vec::with_capacity(1);
+    let mut writer = RangeWriter::new(settings)?;
+    let mut waiting = 0;
     for record in records {
         // A tombstone says nothing about spans.
         let Some(payload) = &record.payload else { continue };
@@ -68,13 +70,15 @@ pub fn encode_range(
         let position = Position { partition, offset: record.offset.0.cast_signed() };
         let pushed = match reader.push(payload, position) {
             Err(RecordError::ReaderFull) => {
-                batches.push(reader.finish());
+                range.write(&mut writer, &reader.finish())?;
+                waiting = 0;
                 reader.push(payload, position)
             }
             pushed => pushed,
         };
         match pushed {
             Ok(pushed) => {
+                waiting += pushed.spans;
                 range.rejected_spans += pushed.rejected as u64;
                 // Only a batch that was read counts as seen: a poison record may be sent back.
                 if let Some(id) = id {
@@ -86,10 +90,19 @@ pub fn encode_range(
                 range.poison.push(PoisonRecord { reason: error.to_string(), record: Arc::new(record) });
             }
         }
+        if waiting >= settings.row_group_rows as usize {
+            range.write(&mut writer, &reader.finish())?;
+            waiting = 0;
+        }
     }
-    batches.push(reader.finish());
-    drop(reader);
-    range.rows = batches.iter().map(|batch| batch.num_rows() as u64).sum();
-    range.files = encode_rows(&batches, settings)?;
+    range.write(&mut writer, &reader.finish())?;
+    range.files = writer.finish()?;
     Ok(range)
+}
+
+impl EncodedRange {
+    fn write(&mut self, writer: &mut RangeWriter<'_>, rows: &RecordBatch) -> Result<(), EncodeError> {
+        self.rows += rows.num_rows() as u64;
+        writer.write(rows)
+    }
 }

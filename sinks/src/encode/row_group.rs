@@ -1,14 +1,13 @@
 //! One row group: which way each column takes into the file.
 //!
 //! Text, maps and columns in which nothing is set go through [`super::chunk`]; the rest is picked into order
-//! and given to the general writer, one column at a time. Where the rows come from several batches
-//! everything takes the general way.
+//! and given to the general writer, one column at a time.
 
 use std::ops::Range;
 
 use arrow::{
     array::{Array, ArrayRef, AsArray, RecordBatch, UInt32Array},
-    compute::{interleave, take},
+    compute::take,
     datatypes::{DataType, Field, Float64Type, Int32Type, Int64Type},
 };
 use infertrace_schemas::columns::span_schema;
@@ -29,39 +28,22 @@ use super::{
 
 type RowGroup<'a> = SerializedRowGroupWriter<'a, Vec<u8>>;
 
-/// Writes the rows at `order` as row group `number`.
+/// Writes the rows of `batch` at `order` as row group `number`.
 pub(super) fn write(
     file: &mut SerializedFileWriter<Vec<u8>>,
-    factory: &ArrowRowGroupWriterFactory,
+    general: &ArrowRowGroupWriterFactory,
     number: usize,
-    batches: &[RecordBatch],
+    batch: &RecordBatch,
     order: &[SortKey],
     compressor: &mut PageCompressor,
 ) -> Result<(), EncodeError> {
     let schema = file.schema_descr().clone();
-    let general = factory.create_column_writers(number)?;
+    let general = general.create_column_writers(number)?;
     let mut writer = Writer { schema, general: general.into_iter().map(Some).collect(), leaf: 0, compressor };
     let mut row_group = file.next_row_group()?;
-    match batches {
-        [batch] => {
-            let picks: Vec<u32> = order.iter().map(|(_, _, at)| at.row).collect();
-            let picks = UInt32Array::from(picks);
-            for (field, column) in span_schema().fields().iter().zip(batch.columns()) {
-                writer.write(&mut row_group, field, column, &picks)?;
-            }
-        }
-        _ => {
-            let picks: Vec<(usize, usize)> =
-                order.iter().map(|(_, _, at)| (at.batch as usize, at.row as usize)).collect();
-            for (index, field) in span_schema().fields().iter().enumerate() {
-                let columns: Vec<&dyn Array> =
-                    batches.iter().map(|batch| batch.column(index).as_ref()).collect();
-                let sorted = interleave(&columns, &picks)?;
-                let leaves = writer.leaves_of_column(index);
-                writer.write_general(&mut row_group, field, &sorted)?;
-                debug_assert_eq!(writer.leaf, leaves.end);
-            }
-        }
+    let picks = UInt32Array::from_iter_values(order.iter().map(|&(_, _, row)| row));
+    for (field, column) in span_schema().fields().iter().zip(batch.columns()) {
+        writer.write(&mut row_group, field, column, &picks)?;
     }
     row_group.close()?;
     Ok(())

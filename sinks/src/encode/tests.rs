@@ -15,7 +15,10 @@ use prost::Message as _;
 
 use super::*;
 
-use arrow::{array::ArrayRef, datatypes::DataType};
+use arrow::{
+    array::{Array as _, ArrayRef},
+    datatypes::DataType,
+};
 
 const START_NS: i64 = 1_750_000_000_000_000_000;
 
@@ -76,8 +79,8 @@ fn rows_come_back_as_they_were() {
     assert!(expected.next().is_none(), "no row is missing");
 }
 
-/// Scenario: the same rows in one batch and in several, as very large ranges need them. Guarantee: the same
-/// rows in the same order.
+/// Scenario: the same rows in one batch and in several, as long ranges bring them. Guarantee: the same rows, sorted
+/// within each row group; the same names in the entry.
 #[test]
 fn several_batches_are_one_range() {
     let one = encode_rows(&[rows(0..30)], &settings()).expect("encode");
@@ -88,10 +91,25 @@ fn several_batches_are_one_range() {
             let ids = batch.column(index::SPAN_ID).as_fixed_size_binary().clone();
             (0..ids.len()).map(|row| ids.value(row).to_vec()).collect::<Vec<_>>()
         };
-        batches.iter().flat_map(of_batch).collect()
+        let mut ids: Vec<_> = batches.iter().flat_map(of_batch).collect();
+        ids.sort();
+        ids
     };
     assert_eq!(ids(&one), ids(&many));
+    assert_eq!(one[0].entry.rows, many[0].entry.rows);
     assert_eq!(one[0].entry.services, many[0].entry.services);
+    assert_eq!(one[0].entry.min_trace_id, many[0].entry.min_trace_id);
+    for file in one.iter().chain(&many) {
+        let reader = ParquetRecordBatchReaderBuilder::try_new(file.bytes.clone()).expect("footer");
+        for row_group in 0..reader.metadata().num_row_groups() {
+            let reader = ParquetRecordBatchReaderBuilder::try_new(file.bytes.clone()).expect("footer");
+            for batch in reader.with_row_groups(vec![row_group]).build().expect("reader") {
+                let batch = batch.expect("rows");
+                let ids = batch.column(index::TRACE_ID).as_fixed_size_binary();
+                assert!(ids.iter().is_sorted(), "row group {row_group}");
+            }
+        }
+    }
 }
 
 /// Scenario: an earlier run's file is found under our name. Guarantee: its entry is read from the file
