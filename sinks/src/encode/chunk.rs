@@ -104,7 +104,8 @@ impl<'a> Values<'a> {
         let mut terms: Vec<&'a [u8]> = Vec::new();
         let mut bytes = 0;
         let mut last_of_hint: Vec<u32> = Vec::new();
-        let mut numbers: HashTable<u32> = HashTable::new();
+        // With its hash, so that a growing table need not go back to the texts.
+        let mut numbers: HashTable<(u64, u32)> = HashTable::with_capacity(TRIAL_VALUES);
         let hasher = RandomState::new();
         let mut codes = Vec::with_capacity(values.len());
         let mut previous = 0;
@@ -120,13 +121,14 @@ impl<'a> Values<'a> {
                 continue;
             }
             let hash = hasher.hash_one(value);
-            let code = match numbers.find(hash, |code| terms[*code as usize] == value) {
-                Some(code) => *code,
+            let known = numbers.find(hash, |&(of, code)| of == hash && terms[code as usize] == value);
+            let code = match known {
+                Some(&(_, code)) => code,
                 None => {
                     let code = terms.len() as u32;
                     terms.push(value);
                     bytes += value.len() + 4;
-                    numbers.insert_unique(hash, code, |code| hasher.hash_one(terms[*code as usize]));
+                    numbers.insert_unique(hash, (hash, code), |&(of, _)| of);
                     let differs_mostly = index >= TRIAL_VALUES && terms.len() > index / 2;
                     if differs_mostly || bytes > MAX_DICTIONARY_BYTES {
                         return Self::Plain(values.collect());
