@@ -1,6 +1,6 @@
 //! A gateway before a log that confirms at once and keeps nothing: what the gateway itself costs.
 //!
-//! `cargo run --release -p infertrace-gateway --example null_log [ADDR]`, then send it spans, for example with
+//! `cargo run --release --example null_log [ADDR]`, then send it spans, for example with
 //! `infertrace-loadgen blast`; every two seconds a JSON line with accepted spans and spans per CPU-second of this process.
 
 use std::{io::Write as _, net::SocketAddr, sync::Arc, time::Duration};

@@ -1,6 +1,6 @@
 //! CPU nanoseconds a span of the pure parsers: native, OTLP and frames, 1,000 spans of about 600 B a request.
 //!
-//! `cargo run --release -p infertrace-gateway --example transcode_bench [seconds a parser]`; one JSON line each. Only this
+//! `cargo run --release --example transcode_bench [seconds a parser]`; one JSON line each. Only this
 //! thread's CPU time counts, so a busy machine changes little.
 
 use std::{hint::black_box, io::Write as _};

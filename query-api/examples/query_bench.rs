@@ -1,6 +1,6 @@
 //! Measures trace look-up and search over HTTP: spans on disk as Parquet, more of them in memory.
 //!
-//! `cargo run --release -p infertrace-query --example query_bench -- [--spans N] [--hot N] [--dir DIR] [--rounds N] [--searches N]`
+//! `cargo run --release --example query_bench -- [--spans N] [--hot N] [--dir DIR] [--rounds N] [--searches N]`
 //! prints one line of JSON. The lake is kept in DIR and used again.
 #![allow(clippy::unwrap_used, missing_docs)]
 

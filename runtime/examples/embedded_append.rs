@@ -1,6 +1,6 @@
 //! Appends span-like records to the embedded log and prints what it costs, as one JSON line.
 //!
-//! `cargo run --release -p infertrace-runtime --example embedded_append -- DIR [SECONDS] [TASKS] [KB] [always|never|MS] [lz4|none]`
+//! `cargo run --release --example embedded_append -- DIR [SECONDS] [TASKS] [KB] [always|never|MS] [lz4|none]`
 
 use std::{
     sync::{

@@ -1,6 +1,6 @@
 //! What the Parquet sink costs: spans per CPU-second from records to sorted Parquet bytes, and bytes a span.
 //!
-//! `cargo run --release -p infertrace-sinks --example parquet_bench -- [--spans N] [--rounds N] [--zstd N]
+//! `cargo run --release --example parquet_bench -- [--spans N] [--rounds N] [--zstd N]
 //! [--row-group N] [--columns]` prints one JSON line, last on stdout; `--columns` adds the bytes a span of
 //! every column. The spans are those of a serving pipeline: 8 a trace, about 600 B, 14 or 15 attributes.
 

@@ -1,6 +1,6 @@
 //! Spans per CPU-second through reader, assembly, analysis, summary encoding and rollups; memory per open trace.
 //!
-//! `cargo run --release -p infertrace-processors --example processor_bench [-- TRACES]` prints one JSON line. Traces have 8 spans
+//! `cargo run --release --example processor_bench [-- TRACES]` prints one JSON line. Traces have 8 spans
 //! of about 600 bytes from 4 services; each trace's spans come in 4 records of 1,000 spans. The rollups end as encoded
 //! partials. One thread; CPU time is the kernel's, so other work on the machine does not count.
 //!

@@ -30,20 +30,27 @@ pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
         );
     };
     // Of the whole workspace: a package alone gets other features of its dependencies and builds them again.
-    let example = |example: &str| {
-        run_command(cargo().args(["run", "--locked", "--release", "--example", example, "--"]).args(rest))
+    let example = |example: &str, arguments: &[String]| {
+        run_command(
+            cargo().args(["run", "--locked", "--release", "--example", example, "--"]).args(arguments),
+        )
     };
     match name.as_str() {
         "gateway" => gateway(rest),
         "path" => path(rest),
         "overload" => overload(rest),
         "loadgen" => loadgen(),
-        "reader" => example("reader_bench"),
-        "transcode" => example("transcode_bench"),
-        "parquet" => example("parquet_bench"),
-        "processor" => example("processor_bench"),
-        "query" => example("query_bench"),
-        "log" => example("embedded_append"),
+        "reader" => example("reader_bench", rest),
+        "transcode" => example("transcode_bench", rest),
+        "parquet" => example("parquet_bench", rest),
+        "processor" => example("processor_bench", rest),
+        "query" => example("query_bench", rest),
+        "log" => {
+            let folder = tempfile::tempdir()?;
+            let folder = folder.path().display().to_string();
+            let rest: Vec<_> = [folder].into_iter().chain(rest.iter().cloned()).collect();
+            example("embedded_append", &rest)
+        }
         other => bail!("no benchmark is called {other:?}"),
     }
 }

@@ -1,5 +1,5 @@
 //! Scores the series detector and the rules to compare with on a labelled corpus, without building anything else:
-//! `cargo run --release -p infertrace-analytics --example nab -- DIR [--verbose] [--sensitivity]`.
+//! `cargo run --release --example nab -- DIR [--verbose] [--sensitivity]`.
 
 use std::{error::Error, fs, path::PathBuf};
 
