@@ -38,6 +38,7 @@ use infertrace_schemas::{
     record::encode_share,
     topics::SPANS,
 };
+use infertrace_sinks::encode::{FileSettings, RangeWriter};
 use object_store::{ObjectStore, local::LocalFileSystem};
 use prost::Message;
 use serde_json::{Value as Json, json};
@@ -52,7 +53,7 @@ const PARTITIONS: u32 = 8;
 const SPANS_A_TRACE: u64 = 8;
 const TRACES_A_RECORD: u64 = 64;
 /// Spans of a range of the lake, so of a file.
-const RANGE_SPANS: u64 = 100_000;
+const RANGE_SPANS: u64 = 250_000;
 const SERVICES: [&str; 8] = ["gateway", "auth", "tokenizer", "router", "vllm", "vllm", "vllm", "postprocess"];
 const OPERATIONS: [&str; 8] =
     ["POST /v1/chat", "check", "tokenize", "route", "llm_request", "prefill", "decode", "detokenize"];
@@ -313,20 +314,36 @@ async fn prepare_lake(options: &Options, store: &Arc<dyn ObjectStore>, base_ns: 
     if marker.exists() {
         return records;
     }
+    // As the sink writes it.
+    let sink = infertrace_sinks::Config::default();
     let a_range = RANGE_SPANS.div_ceil(spans_a_record);
     for partition in 0..PARTITIONS {
         let mut start = 0;
         while start < records {
             let next = (start + a_range).min(records);
+            let settings = FileSettings {
+                topic: SPANS.to_owned(),
+                partition,
+                start,
+                end: next,
+                row_group_rows: sink.row_group_rows,
+                zstd_level: sink.zstd_level,
+            };
             let mut reader = SpanReader::new();
+            let mut writer = RangeWriter::new(&settings).unwrap();
             for offset in start..next {
                 let payload = record(partition, offset, base_ns + offset as i64 * 20_000_000);
                 reader
                     .push(&payload, Position { partition: partition as i32, offset: offset as i64 })
                     .unwrap();
+                if (offset - start + 1) * spans_a_record % u64::from(sink.row_group_rows) < spans_a_record {
+                    writer.write(&reader.finish()).unwrap();
+                }
             }
-            let layout = common::lake::Layout { row_group_rows: 100_000, page_rows: 8_192 };
-            common::lake::write_rows(store, partition, start, next, &reader.finish(), layout).await;
+            writer.write(&reader.finish()).unwrap();
+            let files = writer.finish().unwrap().into_iter();
+            let files = files.map(|file| (file.name, file.bytes, file.entry)).collect();
+            common::lake::publish(store, partition, start, next, files).await;
             start = next;
         }
         eprintln!("lake: partition {partition} written");

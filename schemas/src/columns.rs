@@ -7,7 +7,8 @@
 use std::sync::{Arc, LazyLock};
 
 use arrow::{
-    array::{ArrayRef, RecordBatch, new_null_array},
+    array::{Array, ArrayData, ArrayRef, RecordBatch, make_array, new_empty_array, new_null_array},
+    buffer::Buffer,
     compute::cast,
     datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit},
     error::ArrowError,
@@ -273,10 +274,11 @@ fn type_of(column: usize) -> (DataType, bool) {
 }
 
 /// `batch` with exactly the span schema's columns: taken by name, cast where a store or query engine
-/// changed their representation, null where a nullable column is younger than the batch.
+/// changed their representation. Where a column is not there, because it is younger than the batch or its reader left
+/// it out as blank, it is null, or empty if it holds lists or maps.
 ///
 /// # Errors
-/// When a column that cannot be null is missing, or one cannot be cast.
+/// When a column that cannot be blank is missing, or one cannot be cast.
 pub fn conform(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
     let schema = span_schema();
     if batch.schema_ref().fields() == schema.fields() {
@@ -287,12 +289,27 @@ pub fn conform(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
         let column = match batch.column_by_name(field.name()) {
             Some(column) if column.data_type() == field.data_type() => Arc::clone(column),
             Some(column) => cast(column, field.data_type())?,
-            None if field.is_nullable() => new_null_array(field.data_type(), batch.num_rows()),
-            None => return Err(ArrowError::SchemaError(format!("column {} is missing", field.name()))),
+            None => blank(field, batch.num_rows())?,
         };
         columns.push(column);
     }
     RecordBatch::try_new(schema, columns)
+}
+
+/// `rows` rows of a column that says nothing.
+fn blank(field: &Field, rows: usize) -> Result<ArrayRef, ArrowError> {
+    let children = match field.data_type() {
+        _ if field.is_nullable() => return Ok(new_null_array(field.data_type(), rows)),
+        DataType::List(child) | DataType::Map(child, _) => new_empty_array(child.data_type()),
+        _ => return Err(ArrowError::SchemaError(format!("column {} is missing", field.name()))),
+    };
+    let offsets = Buffer::from_vec(vec![0i32; rows + 1]);
+    let column = ArrayData::builder(field.data_type().clone())
+        .len(rows)
+        .add_buffer(offsets)
+        .add_child_data(children.to_data())
+        .build()?;
+    Ok(make_array(column))
 }
 
 fn build() -> Schema {
@@ -310,6 +327,27 @@ fn build() -> Schema {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Scenario: a batch of which only the ids were read. Guarantee: it becomes one of the span schema, what is not
+    /// there being null or empty; without its ids it does not.
+    #[test]
+    fn what_is_not_there_is_blank() {
+        let fields = [index::TRACE_ID, index::SPAN_ID, index::START_TIME];
+        let full = RecordBatch::new_empty(span_schema());
+        let required: Vec<usize> = (0..span_schema().fields().len())
+            .filter(|&at| {
+                let field = span_schema().field(at).clone();
+                let is_nested = matches!(field.data_type(), DataType::List(_) | DataType::Map(..));
+                fields.contains(&at) || !(field.is_nullable() || is_nested)
+            })
+            .collect();
+        let conformed = conform(&full.project(&required).expect("columns")).expect("the span schema");
+        assert_eq!(conformed.schema(), span_schema());
+        assert!(conform(&full.project(&required[1..]).expect("columns")).is_err());
+        let attributes = Field::new("m", span_schema().field(index::EVENTS).data_type().clone(), false);
+        let empty = blank(&attributes, 3).expect("empty lists");
+        assert_eq!((empty.len(), empty.null_count()), (3, 0));
+    }
 
     /// Scenario: the schema as built. Guarantee: a column stands where its constants say, the ids are among
     /// the first, and no name is there twice.

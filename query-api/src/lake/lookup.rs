@@ -9,7 +9,7 @@ use std::sync::Arc;
 use arrow::{
     array::{AsArray, BooleanArray},
     compute::filter_record_batch,
-    datatypes::Int64Type,
+    datatypes::{DataType, Int64Type},
     error::ArrowError,
     record_batch::RecordBatch,
 };
@@ -226,25 +226,35 @@ fn projection(
     Ok(ProjectionMask::roots(schema, roots))
 }
 
-/// Nullable columns of one leaf that are null in every row of `row_groups`; the span schema fills them in again.
+/// Columns that say nothing in any row of `row_groups`: nullable ones of one leaf that are null throughout, and lists
+/// and maps that are empty throughout. [`conform`] fills them in again.
 fn blank_roots(footer: &ArrowReaderMetadata, row_groups: &[usize]) -> Vec<usize> {
     let metadata = footer.metadata();
     let schema = metadata.file_metadata().schema_descr();
-    let is_null = |leaf: usize| {
+    let is_blank = |leaf: usize| {
         row_groups.iter().all(|&row_group| {
             let row_group = metadata.row_group(row_group);
             let nulls =
                 row_group.column(leaf).statistics().and_then(|statistics| statistics.null_count_opt());
+            // A leaf below an empty list counts it as one null.
             nulls.is_some_and(|nulls| i64::try_from(nulls) == Ok(row_group.num_rows()))
+                && row_group.column(leaf).num_values() == row_group.num_rows()
         })
     };
-    (0..schema.num_columns())
-        .filter(|&leaf| {
-            let descriptor = schema.column(leaf);
-            descriptor.path().parts().len() == 1 && descriptor.max_def_level() == 1 && is_null(leaf)
-        })
-        .map(|leaf| schema.get_column_root_idx(leaf))
-        .collect()
+    let mut blank: Vec<usize> = (0..footer.schema().fields().len()).collect();
+    for leaf in 0..schema.num_columns() {
+        let root = schema.get_column_root_idx(leaf);
+        let field = footer.schema().field(root);
+        let descriptor = schema.column(leaf);
+        let is_flat = descriptor.path().parts().len() == 1 && descriptor.max_def_level() == 1;
+        // A list that may be null too: the statistics do not tell which it is.
+        let is_list =
+            matches!(field.data_type(), DataType::List(_) | DataType::Map(..)) && !field.is_nullable();
+        if !((is_flat || is_list) && is_blank(leaf)) {
+            blank.retain(|other| *other != root);
+        }
+    }
+    blank
 }
 
 fn is_one_of(batch: &RecordBatch, ids: &[TraceId]) -> Result<BooleanArray, ArrowError> {

@@ -63,7 +63,6 @@ pub async fn write_rows(
     rows: &RecordBatch,
     layout: Layout,
 ) -> Vec<DataFile> {
-    let root = LakeRoot::new(ROOT);
     let starts = rows.column(index::START_TIME).as_primitive::<TimestampNanosecondType>().clone();
     let ids = rows.column(index::TRACE_ID).as_fixed_size_binary().clone();
     let mut by_date: BTreeMap<EventDate, Vec<u32>> = BTreeMap::new();
@@ -92,6 +91,22 @@ pub async fn write_rows(
             models: names(&sorted, index::MODEL_NAME),
             tenants: names(&sorted, index::TENANT),
         };
+        files.push((name, bytes, entry));
+    }
+    publish(store, partition, start, next, files).await
+}
+
+/// Stores the encoded files of `[start, next)` and their manifest.
+pub async fn publish(
+    store: &Arc<dyn ObjectStore>,
+    partition: u32,
+    start: u64,
+    next: u64,
+    encoded: Vec<(DataFileName, Bytes, DataFile)>,
+) -> Vec<DataFile> {
+    let root = LakeRoot::new(ROOT);
+    let mut files = Vec::new();
+    for (name, bytes, entry) in encoded {
         store.put(&Path::from(root.data_file(&name)), bytes.into()).await.unwrap();
         files.push(entry);
     }
@@ -102,7 +117,7 @@ pub async fn write_rows(
         start,
         next,
         records: next - start,
-        rows: rows.num_rows() as u64,
+        rows: files.iter().map(|file| file.rows).sum(),
         duplicate_records: 0,
         rejected_spans: 0,
         poison: Vec::new(),

@@ -32,7 +32,7 @@ use super::{
 };
 
 /// A reader decodes the whole dictionary before the first value.
-const MAX_DICTIONARY_BYTES: usize = 4 << 20;
+const MAX_DICTIONARY_BYTES: usize = 512 << 10;
 /// Until so many values have been seen, a column is not given up as one without repetition.
 const TRIAL_VALUES: usize = 4_096;
 const UNKNOWN: u32 = u32::MAX;

@@ -17,7 +17,7 @@ use parquet::{
 use super::{FileSettings, RANGE_KEY, SORTED_BY};
 
 /// Rows of a data page: the least a look-up decodes of a column.
-pub(super) const PAGE_ROWS: usize = 8_192;
+pub(super) const PAGE_ROWS: usize = 2_048;
 /// A larger dictionary of numbers is hashed for little.
 const NUMBER_DICTIONARY_BYTES: usize = 64 << 10;
 /// False positives of the trace id's bloom filter.
