@@ -410,10 +410,10 @@ async fn an_empty_partition_holds_no_window_open() {
     running.clock.advance(11_000 * 1_000_000);
     log.until("the window is told", |log| told(log, 0) == [(1, 1)]).await;
     assert_eq!(marks(&log, 1), [IDLE_MS; 2]);
-    let second = |number: u8| span(number, 1, 0, 13_000_000_000, 50);
-    log.put(1, T0 + 13_000, Some(share(&[second(1)])));
+    let working = |number: u8| span(number, 1, 0, 13_000_000_000, 50);
+    log.put(1, T0 + 13_000, Some(share(&[working(1)])));
     log.until("it is read", |log| marks(log, 1).last() == Some(&(T0 + 13_000))).await;
-    log.put(0, T0 + 13_500, Some(share(&[second(2)])));
+    log.put(0, T0 + 13_500, Some(share(&[working(2)])));
     let before = log.calls();
     log.until("that is read too", |log| log.calls() > before + 60).await;
     running.clock.advance(12_000 * 1_000_000);
