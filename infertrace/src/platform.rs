@@ -356,7 +356,11 @@ async fn create_topics(log: &dyn Log, config: &Config) -> Result<(), LogError> {
 /// Registers the schemas; from then on values are written and read with the ids that they got.
 pub(crate) async fn use_registry(config: &Config) -> anyhow::Result<()> {
     let ids = infertrace_processors::schema_registry::register(&config.schema_registry).await?;
-    anyhow::ensure!(infertrace_schemas::avro::use_registered(ids), "schema ids are set once a process");
+    let lookup = infertrace_processors::schema_registry::Lookup::new(&config.schema_registry)?;
+    anyhow::ensure!(
+        infertrace_schemas::avro::use_registered(ids, Arc::new(lookup)),
+        "schema ids are set once a process"
+    );
     Ok(())
 }
 

@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{assembly::Limits, rollup};
 
+/// Series a partition at most: a 64th of them, 32 bytes each, has to fit a record.
+const MOST_SERIES: usize = 1_000_000;
+
 /// How the processor assembles traces.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -52,7 +55,8 @@ pub struct Config {
     pub rollup_max_bytes: usize,
     /// Consumer group that reads GPU and engine samples. Default `infertrace-samples`.
     pub samples_group: String,
-    /// Cumulative series of samples remembered, whose growth is counted. Default 100,000.
+    /// Series of samples remembered a partition: cumulative counts, whose growth is counted, and devices' memory. At most
+    /// 1,000,000, so that a 64th of them fits a record. Default 100,000.
     pub samples_max_series: usize,
     /// Batch ids remembered a partition, so that a client's retry is dropped. Default 4,096.
     pub dedup_batches: usize,
@@ -143,6 +147,9 @@ impl Config {
         ];
         if let Some((key, _)) = sizes.iter().find(|(_, value)| *value == 0) {
             return Err(format!("{key} must be above 0"));
+        }
+        if self.samples_max_series > MOST_SERIES {
+            return Err(format!("samples_max_series must not be above {MOST_SERIES}"));
         }
         if self.group.is_empty() || self.samples_group.is_empty() {
             return Err("group and samples_group must not be empty".to_owned());

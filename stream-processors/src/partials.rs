@@ -32,6 +32,8 @@ use xxhash_rust::xxh64::xxh64;
 
 /// Source number of partition 0 of the samples topic; those of the spans topic begin at 0.
 pub const SAMPLE_SOURCES: u32 = 1_000_000;
+/// The watermark of a source that has nothing yet: it holds no window open until it tells another.
+pub const IDLE_MS: Millis = Millis::MIN;
 /// Bytes of cells after which a batch is written: a broker takes records of 1 MiB.
 pub const BATCH_BYTES: usize = 512 << 10;
 

@@ -8,7 +8,7 @@
 //! Output records are stamped with the watermark at their making, which is never before a record they
 //! come from; that is why the scan can start there.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use hashbrown::HashSet;
 use infertrace_runtime::log::{
@@ -24,6 +24,7 @@ use crate::{
     assembly::{Reported, Resume},
     dead_letter,
     partials::RollupState,
+    samples::SeriesGroup,
 };
 
 const POLL_BYTES: usize = 4 << 20;
@@ -132,21 +133,49 @@ pub(crate) async fn rollup_state(
     state: &TopicPartition,
     source: u32,
 ) -> Result<Option<RollupState>, LogError> {
+    Ok(source_state(log, state, source).await?.rollup)
+}
+
+/// What the state topic keeps of one source.
+#[derive(Debug, Default)]
+pub(crate) struct SourceState {
+    pub(crate) rollup: Option<RollupState>,
+    /// Of samples: the last readings, by group.
+    pub(crate) series: BTreeMap<u8, SeriesGroup>,
+}
+
+/// Everything that is kept of `source`.
+pub(crate) async fn source_state(
+    log: &Arc<dyn Log>,
+    state: &TopicPartition,
+    source: u32,
+) -> Result<SourceState, LogError> {
     let marks = log.watermarks(state).await?;
-    let mut latest = None;
+    let (of_source, of_series) = (source.to_string(), SeriesGroup::prefix(source));
+    let mut kept = SourceState::default();
     scan(log, state, marks.low.0, marks.high.0, |record| {
-        let Some(payload) = record.payload.as_deref() else { return };
-        match RollupState::decode(payload) {
-            Ok(state) if state.source == source => latest = Some(state),
-            Ok(_) => {}
-            Err(error) => tracing::error!(
-                at = %record.from, offset = record.offset.0, %error,
-                "a record of the rollups' state cannot be read; an older one is used, some spans may be counted again"
-            ),
+        let (Some(key), Some(payload)) = (record.key.as_deref(), record.payload.as_deref()) else { return };
+        let key = String::from_utf8_lossy(key);
+        let taken = if key == of_source {
+            RollupState::decode(payload)
+                .map(|state| kept.rollup = Some(state))
+                .map_err(|error| error.to_string())
+        } else if let Some(group) = key.strip_prefix(&of_series).and_then(|group| group.parse().ok()) {
+            SeriesGroup::decode(group, payload)
+                .map(|group| drop(kept.series.insert(group.group, group)))
+                .map_err(|error| error.to_string())
+        } else {
+            Ok(())
+        };
+        if let Err(error) = taken {
+            tracing::error!(
+                at = %record.from, offset = record.offset.0, error,
+                "a record of the rollups' state cannot be read; an older one is used, some spans or growth may be counted again or not at all"
+            );
         }
     })
     .await?;
-    Ok(latest)
+    Ok(kept)
 }
 
 fn reported_by(payload: &[u8], partition: u32) -> Option<Reported> {

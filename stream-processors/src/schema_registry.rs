@@ -1,8 +1,9 @@
 //! A schema registry with Confluent's API: registers this program's schemas and learns the ids they got.
 //!
-//! Done once, before roles start: a role never waits for a registry while it works. Invariants: a registry that is
+//! Registered once, before roles start: who writes never waits for a registry. Invariants: a registry that is
 //! away is waited for and named; one that refuses a schema stops the start, since what would be written could not
-//! be read by subscribers; versions registered by others are learnt, so their values can be read.
+//! be read by subscribers; versions registered by others are learnt, so their values can be read: those that are
+//! there at the start, and later ones by who meets their id in a value ([`Lookup`]), which waits for seconds at most.
 
 use std::{str::FromStr as _, time::Duration};
 
@@ -15,7 +16,8 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
 };
-use infertrace_schemas::avro::{SchemaIds, Subject, parse_schema, subjects};
+use infertrace_schemas::avro::{SchemaIds, SchemaSource, SchemaText, Subject, parse_schema, subjects};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::json;
 use tokio::time::Instant;
@@ -27,6 +29,12 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Earlier versions of a subject that are learnt, the latest.
 const MAX_VERSIONS: usize = 50;
+/// How long who reads waits for the schema of an id.
+const LOOKUP_TIME: Duration = Duration::from_secs(5);
+/// How long an id is not asked for again after nobody told it.
+const IN_VAIN: Duration = Duration::from_secs(10);
+/// Ids that are remembered as asked for in vain; with so many, no other is asked for.
+const MOST_IN_VAIN: usize = 64;
 const MEDIA_TYPE: &str = "application/vnd.schemaregistry.v1+json";
 
 /// Where the registry is.
@@ -90,25 +98,89 @@ pub enum RegistryError {
 /// [`RegistryError`].
 pub async fn register(config: &Config) -> Result<Vec<(u32, SchemaIds)>, RegistryError> {
     let registry = Registry::new(config)?;
+    let deadline = Instant::now() + Duration::from_millis(config.wait_ms);
     let mut all = Vec::new();
     for subject in subjects() {
-        let ids = registry.register(&subject).await?;
+        let ids = registry.register(&subject, deadline).await?;
         tracing::info!(subject = subject.name(), id = ids.write_id(), "schema registered");
         all.push((subject.schema.id, ids));
     }
     Ok(all)
 }
 
+/// Looks up schemas by the ids that values name.
+pub struct Lookup {
+    registry: Registry,
+    in_vain: Mutex<Vec<(u32, Instant, String)>>,
+}
+
+impl Lookup {
+    /// One that asks the registry of `config`.
+    ///
+    /// # Errors
+    /// [`RegistryError::Config`].
+    pub fn new(config: &Config) -> Result<Self, RegistryError> {
+        Ok(Self { registry: Registry::new(config)?, in_vain: Mutex::default() })
+    }
+
+    async fn ask(&self, id: u32) -> Result<String, String> {
+        {
+            let mut in_vain = self.in_vain.lock();
+            in_vain.retain(|(_, at, _)| at.elapsed() < IN_VAIN);
+            if let Some((.., detail)) = in_vain.iter().find(|(of, ..)| *of == id) {
+                return Err(detail.clone());
+            }
+            if in_vain.len() >= MOST_IN_VAIN {
+                return Err(format!("{MOST_IN_VAIN} other ids were asked for in vain just now"));
+            }
+        }
+        let deadline = Instant::now() + LOOKUP_TIME;
+        let path = format!("/schemas/ids/{id}");
+        let name = format!("id {id}");
+        let asked = self.registry.ask::<Written>(Method::GET, &path, String::new(), &name, deadline).await;
+        let outcome = match asked {
+            Ok(written) if written.kind.as_deref().is_none_or(|kind| kind == "AVRO") => Ok(written.schema),
+            Ok(written) => Err(format!("its schema is {}, not Avro", written.kind.unwrap_or_default())),
+            Err(error) => Err(error.to_string()),
+        };
+        match &outcome {
+            Ok(_) => tracing::info!(id, "schema learnt from the registry"),
+            Err(detail) => self.in_vain.lock().push((id, Instant::now(), detail.clone())),
+        }
+        outcome
+    }
+}
+
+impl SchemaSource for Lookup {
+    fn schema(&self, id: u32) -> SchemaText<'_> {
+        Box::pin(async move {
+            let asked = tokio::time::timeout(LOOKUP_TIME, self.ask(id)).await;
+            asked.unwrap_or_else(|_| {
+                let detail = format!("the schema registry did not answer within {} s", LOOKUP_TIME.as_secs());
+                self.in_vain.lock().push((id, Instant::now(), detail.clone()));
+                Err(detail)
+            })
+        })
+    }
+}
+
 struct Registry {
     client: Client<hyper_rustls::HttpsConnector<HttpConnector>, Full<Bytes>>,
     url: String,
     authorization: Option<String>,
-    deadline: Instant,
 }
 
 #[derive(Deserialize)]
 struct Registered {
     id: u32,
+}
+
+#[derive(Deserialize)]
+struct Written {
+    schema: String,
+    /// Absent for Avro.
+    #[serde(rename = "schemaType")]
+    kind: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -145,30 +217,25 @@ impl Registry {
             .https_or_http()
             .enable_http1()
             .wrap_connector(tcp);
-        Ok(Self {
-            client: Client::builder(TokioExecutor::new()).build(connector),
-            url,
-            authorization,
-            deadline: Instant::now() + Duration::from_millis(config.wait_ms),
-        })
+        Ok(Self { client: Client::builder(TokioExecutor::new()).build(connector), url, authorization })
     }
 
     /// Registers one schema; the registry answers with the old id where it has it already.
-    async fn register(&self, subject: &Subject) -> Result<SchemaIds, RegistryError> {
+    async fn register(&self, subject: &Subject, deadline: Instant) -> Result<SchemaIds, RegistryError> {
         let name = subject.name();
         let mut ids = SchemaIds::of(subject.schema);
         let body = json!({ "schema": subject.schema.text }).to_string();
         let path = format!("/subjects/{name}/versions");
-        let Registered { id } = self.ask(Method::POST, &path, body, &name).await?;
+        let Registered { id } = self.ask(Method::POST, &path, body, &name, deadline).await?;
         if id & 0x8000_0000 != 0 {
             let detail =
                 format!("it gave {name} the id {id:#010x}, whose top bit marks InferTrace's own ids");
             return Err(RegistryError::Foreign { url: self.url.clone(), detail });
         }
-        let versions: Vec<u32> = self.ask(Method::GET, &path, String::new(), &name).await?;
+        let versions: Vec<u32> = self.ask(Method::GET, &path, String::new(), &name, deadline).await?;
         for version in versions.iter().rev().take(MAX_VERSIONS) {
             let path = format!("/subjects/{name}/versions/{version}");
-            let version: Version = self.ask(Method::GET, &path, String::new(), &name).await?;
+            let version: Version = self.ask(Method::GET, &path, String::new(), &name, deadline).await?;
             match parse_schema(&version.schema) {
                 Ok(schema) => ids.learn(version.id, schema),
                 Err(error) => {
@@ -187,6 +254,7 @@ impl Registry {
         path: &str,
         body: String,
         subject: &str,
+        deadline: Instant,
     ) -> Result<T, RegistryError> {
         let mut pause = FIRST_PAUSE;
         loop {
@@ -210,7 +278,7 @@ impl Registry {
                 Ok((status, text)) => format!("{status}: {}", quote(&text)),
                 Err(error) => error,
             };
-            if Instant::now() + pause > self.deadline {
+            if Instant::now() + pause > deadline {
                 return Err(RegistryError::Away { url: self.url.clone(), detail });
             }
             tracing::warn!(url = self.url, detail, "the schema registry does not answer yet");
@@ -329,6 +397,45 @@ mod tests {
             assert_eq!(ids.decode::<Insight>(&value).expect("decodes"), insight);
         }
         assert_eq!(ids.encode(&insight).expect("encodes")[..5], [0, 0, 0, 0, id]);
+    }
+
+    /// Scenario: while records are read, a value names an id that a registry gave after the start; then one that it does not
+    /// know, twice; a schema of another kind; an id of our own. Guarantee: the value is read, by all clones and without asking
+    /// again; an id is asked for in vain once in a while only; the error says what the registry said.
+    #[tokio::test]
+    async fn ids_given_after_the_start_are_learnt() {
+        let own = SchemaIds::embedded::<Insight>();
+        let embedded =
+            subjects().into_iter().find(|subject| subject.schema.id == own.write_id()).expect("insights");
+        let newer = json!({ "schema": embedded.schema.text }).to_string();
+        let (url, task) = server(vec![
+            (200, newer),
+            (404, r#"{"error_code":40403,"message":"Schema not found"}"#.to_owned()),
+            (200, json!({ "schema": "syntax", "schemaType": "PROTOBUF" }).to_string()),
+        ])
+        .await;
+        let lookup = std::sync::Arc::new(Lookup::new(&config(&url)).expect("a lookup"));
+        let ids = own.clone().with_source(lookup);
+        let clone = ids.clone();
+        let insight = Insight { id: "i".into(), title: "t".into(), ..Insight::default() };
+        let mut value = ids.encode(&insight).expect("encodes");
+        value[1..5].copy_from_slice(&77u32.to_be_bytes());
+        assert!(ids.decode::<Insight>(&value).is_err());
+        ids.learn_of(&value).await.expect("told");
+        clone.learn_of(&value).await.expect("known");
+        assert_eq!(clone.decode::<Insight>(&value).expect("decodes"), insight);
+        for _ in 0..2 {
+            let error = ids.learn_of(&[0, 0, 0, 0, 78, 1]).await.expect_err("unknown").to_string();
+            assert!(error.contains("0x0000004e") && error.contains("Schema not found"), "{error}");
+        }
+        let error = ids.learn_of(&[0, 0, 0, 0, 79, 1]).await.expect_err("no Avro").to_string();
+        assert!(error.contains("PROTOBUF"), "{error}");
+        for left_to_decode in [&[0x00, 0xff, 0, 0, 1, 1][..], b"\x01", b""] {
+            ids.learn_of(left_to_decode).await.expect("not asked for");
+        }
+        let asked = task.await.expect("served");
+        let paths = ["/schemas/ids/77", "/schemas/ids/78", "/schemas/ids/79"];
+        assert_eq!(asked, paths.map(|path| format!("get {path} http/1.1")));
     }
 
     /// Scenario: nobody at the address; a registry that refuses; a web server that is none; a wrong configuration.

@@ -17,12 +17,13 @@ use infertrace_runtime::{
     clock::Clock,
     log::{Log, LogError},
 };
+use infertrace_schemas::topics;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     Config,
     metrics::{Metrics, ReasonLabels},
-    supervise::supervise,
+    supervise::{self_test, supervise},
 };
 use samples::Samples;
 use session::Session;
@@ -107,6 +108,7 @@ impl Service {
     /// # Errors
     /// When the log refuses for good; everything passing is retried.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
+        self_test(self.log.as_ref(), &self.transactional_id, topics::ROLLUP_STATE, &shutdown).await?;
         // One input's end is the other's.
         let stop = shutdown.child_token();
         let spans = async {

@@ -3,11 +3,12 @@
 
 use std::time::Duration;
 
-use infertrace_runtime::log::LogError;
+use infertrace_runtime::log::{Log, LogError, TopicPartition};
 use tokio_util::sync::CancellationToken;
 
 /// Longest pause before another try.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+const SELF_TEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// From joining a group to leaving it or to an unknown outcome.
 pub(crate) trait Session {
@@ -15,6 +16,35 @@ pub(crate) trait Session {
     fn run(&mut self, shutdown: &CancellationToken) -> impl Future<Output = Result<(), LogError>> + Send;
     /// Whether anything was committed.
     fn made_progress(&self) -> bool;
+}
+
+/// Tries once, before the first session, whether the log's transactions can be relied on; waits for one that is away.
+///
+/// # Errors
+/// When they cannot, with what to do.
+pub(crate) async fn self_test(
+    log: &dyn Log,
+    transactional_id: &str,
+    state_topic: &'static str,
+    shutdown: &CancellationToken,
+) -> Result<(), LogError> {
+    let id = format!("{transactional_id}-self-test");
+    let scratch = TopicPartition::new(state_topic, 0);
+    let test = async {
+        loop {
+            match log.self_test(&id, &scratch).await {
+                Err(error) if error.is_retriable() => {
+                    tracing::warn!(%error, "the log's transactions cannot be tested yet; trying again");
+                    tokio::time::sleep(SELF_TEST_PAUSE).await;
+                }
+                outcome => return outcome,
+            }
+        }
+    };
+    tokio::select! {
+        outcome = test => outcome,
+        () = shutdown.cancelled() => Ok(()),
+    }
 }
 
 /// Runs sessions until `shutdown`; `restarted` is told why each but the first began.

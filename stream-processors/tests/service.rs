@@ -4,27 +4,25 @@
 
 mod support;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
-use infertrace_analytics::rollup::{Cell, Counter, Exemplars, Key, Measure, Shape};
+use infertrace_analytics::rollup::{Counter, Shape};
 use infertrace_processors::{
-    Config, Deps, Error, build,
-    partials::{self, RollupState, SAMPLE_SOURCES},
+    Config, Deps, Error, build, insights,
+    partials::{IDLE_MS, RollupState},
 };
-use infertrace_proto::v1::{GpuSampleBatch, Sample, sample};
 use infertrace_runtime::clock::ManualClock;
-use infertrace_runtime::log::{Millis, NewRecord, TopicPartition};
 use infertrace_runtime::telemetry::MetricsRegistry;
 use infertrace_schemas::{
-    avro::{SchemaIds, TraceSummary},
+    avro::{Rollup, SchemaIds, TraceSummary},
     record::encode_share,
     topics,
 };
-use prost::Message;
-use support::{FakeLog, Fault, SAMPLES_GROUP, share, span};
+use support::{
+    FakeLog, Fault,
+    counted::{marks, rolled, sum},
+    share, span,
+};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -87,37 +85,6 @@ fn outputs(log: &FakeLog) -> BTreeSet<(String, Vec<u8>)> {
         }
     }
     seen
-}
-
-/// What the second stage makes of the partials: source, window, window in which it is seen, key.
-type Rolled = BTreeMap<(u32, i64, i64, Key), (Cell, Exemplars)>;
-
-fn rolled(log: &FakeLog) -> Rolled {
-    let mut merged = Rolled::new();
-    for record in log.records(topics::PARTIALS) {
-        let batch = partials::decode(record.payload.as_deref().expect("a batch")).expect("own batch");
-        for partial in batch.partials {
-            let at = (batch.source, partial.window_ms, partial.seen_window_ms, partial.key);
-            let (cell, exemplars) = merged.entry(at).or_default();
-            cell.merge(&partial.cell);
-            exemplars.merge(&partial.exemplars);
-        }
-    }
-    merged
-}
-
-/// The watermarks that the second stage is told of a source, in order.
-fn marks(log: &FakeLog, source: u32) -> Vec<i64> {
-    let batches = log
-        .records(topics::PARTIALS)
-        .into_iter()
-        .map(|record| partials::decode(record.payload.as_deref().expect("a batch")).expect("own batch"));
-    batches.filter(|batch| batch.source == source).filter_map(|batch| batch.watermark_ms).collect()
-}
-
-fn sum(rolled: &Rolled, shape: Shape, counter: Counter) -> u64 {
-    let of_shape = rolled.iter().filter(|((.., key), _)| key.shape() == shape);
-    of_shape.map(|(_, (cell, _))| cell.get(counter)).sum()
 }
 
 fn summaries(log: &FakeLog) -> Vec<TraceSummary<'static>> {
@@ -400,64 +367,59 @@ async fn silence_closes_windows() {
     assert_eq!(sum(&rolled(&log), Shape::Spans, Counter::Spans), 1);
 }
 
-fn samples(values: &[(i64, f64)]) -> Vec<u8> {
-    let samples = values
-        .iter()
-        .map(|&(at_ms, value)| Sample {
-            name: "hw.gpu.utilization".to_owned(),
-            unit: "1".to_owned(),
-            time_unix_nano: at_ms * 1_000_000,
-            device_id: "GPU-1".to_owned(),
-            value: Some(sample::Value::Number(value)),
-            ..Sample::default()
-        })
-        .collect();
-    GpuSampleBatch { samples, ..GpuSampleBatch::default() }.encode_to_vec()
-}
-
-/// Scenario: samples over three windows, a poison record among them, and the service killed after any number of them was committed.
-/// Guarantee: every reading is counted once, in every partition of the partials; the poison record is in the dead-letter topic
-/// once; the watermark is told.
+/// Scenario: one of two partitions never held a record, both stages run; then it gets one. Guarantee: the second stage is told
+/// once that there is nothing, and closes the window without waiting until the partition counts as idle (60 s); the first
+/// record of the partition is in the first revision of its window.
 #[tokio::test]
-async fn samples_are_counted_once() {
-    // The last one is empty and closes every window.
-    let put = |log: &FakeLog, number: i64| {
-        let at = T0 + number * 2_500 + if number == 12 { 60_000 } else { 0 };
-        let payload = match number {
-            3 => b"\x0a\xff".to_vec(),
-            12 => samples(&[]),
-            _ => samples(&[(at, 0.5), (at + 1, 0.25)]),
-        };
-        log.put_record(NewRecord {
-            to: TopicPartition::new(topics::GPU, 0),
-            key: None,
-            payload: Some(payload.into()),
-            headers: Vec::new(),
-            timestamp: Millis(at),
-        });
+async fn an_empty_partition_holds_no_window_open() {
+    let log = FakeLog::new(2);
+    let wall = Config { close_by_wall_clock: true, ..config() };
+    let running = start(&log, wall).await;
+    let mut metrics = MetricsRegistry::default();
+    let deps =
+        Deps { log: Arc::new(log.clone()), clock: Arc::new(running.clock.clone()), metrics: &mut metrics };
+    let second = insights::Config {
+        instance_id: "test".to_owned(),
+        commit_interval_ms: 0,
+        position_commit_ms: 0,
+        ..insights::Config::default()
     };
-    let consumed =
-        |log: &FakeLog, number: u64| log.committed_in(topics::GPU, SAMPLES_GROUP, 0) >= Some(number);
-    for kill_after in 0..12 {
-        let log = FakeLog::new(2);
-        (0..kill_after).for_each(|number| put(&log, number));
-        let running = start(&log, config()).await;
-        // Windows close at every fourth record; the others wait in memory when it is killed.
-        log.until("it is read", |log| consumed(log, (kill_after.max(5) as u64 - 5) / 4 * 4)).await;
-        running.task.abort();
-        (kill_after..=12).for_each(|number| put(&log, number));
-        let running = start(&log, config()).await;
-        log.until("everything is committed", |log| consumed(log, 13)).await;
-        running.stop().await;
-        let rolled = rolled(&log);
-        // Partials of devices are in both partitions.
-        let readings: u64 = rolled
-            .iter()
-            .filter(|((source, .., key), _)| *source == SAMPLE_SOURCES && key.shape() == Shape::Device)
-            .filter_map(|(_, (cell, _))| Some(cell.sketch(Measure::GpuUtilizationPermille)?.count()))
-            .sum();
-        assert_eq!(readings, 2 * 2 * 11, "killed after {kill_after}");
-        assert_eq!(log.records(topics::DLQ).len(), 1);
-        assert_eq!(marks(&log, SAMPLE_SOURCES).last(), Some(&(T0 + 90_000)), "killed after {kill_after}");
-    }
+    let second = insights::build(second, deps).await.expect("a valid configuration");
+    let shutdown = CancellationToken::new();
+    let second = tokio::spawn(second.run(shutdown.clone()));
+    // Rollups of 10 s windows: start, revision, requests or other spans.
+    let told = |log: &FakeLog, window: i64| {
+        let ids = SchemaIds::embedded::<Rollup>();
+        let rollups = log
+            .records(topics::ROLLUPS)
+            .into_iter()
+            .map(|record| ids.decode::<Rollup>(&record.payload.expect("a value")).expect("a rollup"));
+        let of_window = |rollup: &Rollup| {
+            rollup.window_nanos == 10_000_000_000
+                && rollup.window_start_unix_nanos == (T0 + window * 10_000) * 1_000_000
+        };
+        rollups
+            .filter(of_window)
+            .map(|rollup| (rollup.revision, rollup.counters.get("spans").copied().unwrap_or(0)))
+            .filter(|(_, spans)| *spans > 0)
+            .collect::<Vec<_>>()
+    };
+    log.until("both are idle", |log| marks(log, 0) == [IDLE_MS; 2] && marks(log, 1) == [IDLE_MS; 2]).await;
+    log.put(0, T0 + 1_000, Some(share(&[span(0, 1, 0, 0, 50)])));
+    log.until("it is read", |log| marks(log, 0).last() == Some(&(T0 + 1_000))).await;
+    running.clock.advance(11_000 * 1_000_000);
+    log.until("the window is told", |log| told(log, 0) == [(1, 1)]).await;
+    assert_eq!(marks(&log, 1), [IDLE_MS; 2]);
+    let working = |number: u8| span(number, 1, 0, 13_000_000_000, 50);
+    log.put(1, T0 + 13_000, Some(share(&[working(1)])));
+    log.until("it is read", |log| marks(log, 1).last() == Some(&(T0 + 13_000))).await;
+    log.put(0, T0 + 13_500, Some(share(&[working(2)])));
+    let before = log.calls();
+    log.until("that is read too", |log| log.calls() > before + 60).await;
+    running.clock.advance(12_000 * 1_000_000);
+    log.until("the next is told", |log| !told(log, 1).is_empty()).await;
+    assert_eq!(told(&log, 1), [(1, 2)]);
+    running.stop().await;
+    shutdown.cancel();
+    second.await.expect("no panic").expect("no error");
 }

@@ -28,10 +28,19 @@ impl Kafka {
     /// # Errors
     /// When the jars are missing or the broker does not come up.
     pub fn start() -> anyhow::Result<Self> {
+        Self::start_with("")
+    }
+
+    /// The same with lines of `server.properties` that override those of [`Kafka::start`].
+    ///
+    /// # Errors
+    /// As [`Kafka::start`].
+    pub fn start_with(overrides: &str) -> anyhow::Result<Self> {
         let dir = TempDir::with_prefix("infertrace-kafka-")?;
         let (port, controller) = (free_port()?, free_port()?);
         let properties = dir.path().join("server.properties");
-        fs::write(&properties, server_properties(dir.path(), port, controller))?;
+        // Of two lines of one key, Java takes the last.
+        fs::write(&properties, server_properties(dir.path(), port, controller) + overrides)?;
         let formatted = java("128m")?
             .args(["kafka.tools.StorageTool", "format", "--standalone", "-t", "infertracetests0000000"])
             .arg("-c")

@@ -240,7 +240,7 @@ impl Stages {
         let mut first = Stage1::new(&config);
         first.assign(0, 0, Resumed { rolled_to: 0, watermark_ms: None });
         let mut samples = SampleRoller::new(config.rollup_limits(), SERIES);
-        samples.assign(SAMPLE_SOURCES, 0);
+        samples.assign(SAMPLE_SOURCES, 0, None, []);
         let analyst = AnalystConfig { objectives: objectives(), ..AnalystConfig::default() };
         Self {
             first,

@@ -99,6 +99,7 @@ impl Feed {
                         let Some(topic) = ours(&record.from.topic) else { continue };
                         let partition = record.from.partition;
                         let payload = record.payload.as_deref();
+                        self.insights.learn_of(topic, payload).await;
                         self.insights.take(topic, partition, record.offset.0, record.timestamp.0, payload);
                         let next = record.offset.next();
                         self.positions.insert((topic, partition), next);

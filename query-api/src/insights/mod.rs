@@ -178,6 +178,19 @@ impl Insights {
         self.metrics.records.get_or_create(&labels).inc();
     }
 
+    /// Asks the registry, if one is used, for the schema of a record whose id came up after the start.
+    pub async fn learn_of(&self, topic: &str, payload: Option<&[u8]>) {
+        let ids = match topic {
+            topics::INSIGHTS => &self.insight_ids,
+            topics::ROLLUPS => &self.rollup_ids,
+            topics::BASELINES => &self.baseline_ids,
+            _ => return,
+        };
+        if let Err(error) = ids.learn_of(payload.unwrap_or_default()).await {
+            tracing::warn!(%error, topic, "the schema of a record is not known");
+        }
+    }
+
     fn take_insight(&self, place: Place, time_ms: i64, payload: &[u8]) -> Result<&'static str, Unusable> {
         let insight: Insight = self.insight_ids.decode(payload)?;
         if insight.id.is_empty() {

@@ -296,6 +296,16 @@ pub trait Log: Send + Sync + 'static {
     fn append(&self, record: NewRecord) -> Result<Delivery, LogError>;
     /// A transactional producer; an earlier one with the same id is fenced.
     async fn transactions(&self, transactional_id: &str) -> Result<Box<dyn Transactions>, LogError>;
+    /// Tries whether transactions can be relied on: one of `transactional_id`, which nobody else uses, writes to
+    /// `scratch`, is aborted, and must not be seen. Done once when a role that claims exactly-once starts. A log whose
+    /// own code keeps the promise has nothing to try.
+    ///
+    /// # Errors
+    /// [`LogError::Fatal`] with what to do about it: exactly-once is refused.
+    async fn self_test(&self, transactional_id: &str, scratch: &TopicPartition) -> Result<(), LogError> {
+        let _ = (transactional_id, scratch);
+        Ok(())
+    }
     /// A new consumer.
     async fn consumer(&self, options: ConsumerOptions) -> Result<Box<dyn Consumer>, LogError>;
     /// Low and high watermark.

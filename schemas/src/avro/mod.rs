@@ -8,7 +8,8 @@
 //! readers are upgraded before writers: an embedded id that a reader does not know is an error.
 //!
 //! Invariants: evolution is additive (a new field has a default, an enum has a default symbol); decoding
-//! resolves the writer's schema against ours and never guesses an unknown id.
+//! resolves the writer's schema against ours and never guesses an unknown id. An id that a registry gave after the start
+//! is learnt by who meets it ([`SchemaIds::learn_of`]), once a process.
 
 mod encode;
 mod links;
@@ -19,7 +20,7 @@ mod summary;
 #[cfg(test)]
 mod tests;
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock, PoisonError, RwLock};
 
 use apache_avro::{Schema, from_avro_datum, from_value, rabin::Rabin, to_value};
 use serde::{Serialize, de::DeserializeOwned};
@@ -28,7 +29,7 @@ pub use links::{LinkMember, RequestLink};
 pub use records::{
     Baseline, Cause, Evidence, Exemplar, Insight, InsightState, Recommendation, Rollup, Severity, Sketch,
 };
-pub use registered::{Subject, subjects, use_registered};
+pub use registered::{SchemaSource, SchemaText, Subject, subjects, use_registered};
 pub use summary::{
     ClockShift, Importance, PathSegment, ServiceEdge, ServiceUse, SourceRange, SpanStatus, StageTime,
     SummaryHead, TraceSummary, read_summary_head, write_trace_summary,
@@ -43,9 +44,17 @@ pub enum AvroError {
     /// Shorter than its header, or another magic byte.
     #[error("not in the Confluent wire format")]
     NotFramed,
-    /// The writer's schema is not known here: newer than this build, and no registry to ask.
+    /// The writer's schema is not known here: newer than this build, and no registry that tells it.
     #[error("unknown schema id {0:#010x}")]
     UnknownSchema(u32),
+    /// Likewise, and this is what the registry said.
+    #[error("unknown schema id {id:#010x}: {detail}")]
+    NotLearnt {
+        /// Id that the value names.
+        id: u32,
+        /// Why its schema is not known.
+        detail: String,
+    },
     /// The body does not fit its schema.
     #[error("bad avro body: {0}")]
     Body(#[from] Box<apache_avro::Error>),
@@ -124,11 +133,18 @@ embedded! {
     RequestLink => "request_link.v1.avsc",
 }
 
-/// Writers' schemas by id, and the id to write one record type with.
-#[derive(Debug, Clone)]
+/// Writers' schemas by id, and the id to write one record type with. Clones learn together.
+#[derive(Clone)]
 pub struct SchemaIds {
     write: u32,
-    known: Vec<(u32, Schema)>,
+    known: Arc<RwLock<Vec<(u32, Arc<Schema>)>>>,
+    source: Option<Arc<dyn SchemaSource>>,
+}
+
+impl std::fmt::Debug for SchemaIds {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SchemaIds").field("write", &self.write).finish_non_exhaustive()
+    }
 }
 
 impl SchemaIds {
@@ -139,9 +155,16 @@ impl SchemaIds {
     }
 
     /// Adds a writer's schema, as a registry returned it.
-    pub fn learn(&mut self, id: u32, schema: Schema) {
-        self.known.retain(|(known, _)| *known != id);
-        self.known.push((id, schema));
+    pub fn learn(&self, id: u32, schema: Schema) {
+        // A panic of another holder leaves a list that is whole.
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|(known, _)| *known != id);
+        known.push((id, Arc::new(schema)));
+    }
+
+    fn writer(&self, id: u32) -> Option<Arc<Schema>> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.iter().find(|(known, _)| *known == id).map(|(_, schema)| Arc::clone(schema))
     }
 
     /// Writes with the id that a registry gave to the embedded schema.
@@ -174,9 +197,8 @@ impl SchemaIds {
     /// [`AvroError`], without a panic on any input.
     pub fn decode<R: AvroRecord>(&self, value: &[u8]) -> Result<R, AvroError> {
         let (id, body) = split(value)?;
-        let (_, writer) =
-            self.known.iter().find(|(known, _)| *known == id).ok_or(AvroError::UnknownSchema(id))?;
-        decode_body(writer, &R::schema().schema, body)
+        let writer = self.writer(id).ok_or(AvroError::UnknownSchema(id))?;
+        decode_body(&writer, &R::schema().schema, body)
     }
 }
 

@@ -1,8 +1,15 @@
 //! The ids that a schema registry gave to this program's schemas: one table a process, set once before roles start.
 
-use std::sync::OnceLock;
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{Arc, OnceLock, RwLock},
+};
 
-use super::{AvroRecord, Baseline, EmbeddedSchema, Insight, RequestLink, Rollup, SchemaIds, TraceSummary};
+use super::{
+    AvroError, AvroRecord, Baseline, EmbeddedSchema, Insight, RequestLink, Rollup, SchemaIds, TraceSummary,
+    parse_schema, split,
+};
 use crate::topics;
 
 /// A topic's values and the schema that they are written with; its subject in a registry is `<topic>-value`.
@@ -34,11 +41,25 @@ pub fn subjects() -> [Subject; 5] {
     ]
 }
 
+/// The bit that marks ids of our own, which no registry gives.
+const OWN: u32 = 0x8000_0000;
+
+/// A schema's text, or why it is not to be had.
+pub type SchemaText<'a> = Pin<Box<dyn Future<Output = Result<String, String>> + Send + 'a>>;
+
+/// Tells the schemas of ids that are met while records are read: a registry.
+pub trait SchemaSource: Send + Sync {
+    /// The schema of `id`. It answers within seconds, also where nobody is there, and does not ask in vain over and over.
+    fn schema(&self, id: u32) -> SchemaText<'_>;
+}
+
 static REGISTERED: OnceLock<Vec<(u32, SchemaIds)>> = OnceLock::new();
 
-/// Uses `ids` from now on, by the embedded id of the schema each belongs to. `false` if ids were set before.
-pub fn use_registered(ids: Vec<(u32, SchemaIds)>) -> bool {
-    REGISTERED.set(ids).is_ok()
+/// Uses `ids` from now on, by the embedded id of the schema each belongs to, and asks `source` for those that values name
+/// later. `false` if ids were set before.
+pub fn use_registered(ids: Vec<(u32, SchemaIds)>, source: Arc<dyn SchemaSource>) -> bool {
+    let with_source = |(of, ids): (u32, SchemaIds)| (of, ids.with_source(Arc::clone(&source)));
+    REGISTERED.set(ids.into_iter().map(with_source).collect()).is_ok()
 }
 
 impl SchemaIds {
@@ -53,7 +74,32 @@ impl SchemaIds {
     /// The embedded ids of `schema`, to which a registry's are added.
     #[must_use]
     pub fn of(schema: &EmbeddedSchema) -> Self {
-        Self { write: schema.id, known: vec![(schema.id, schema.schema.clone())] }
+        let known = vec![(schema.id, Arc::new(schema.schema.clone()))];
+        Self { write: schema.id, known: Arc::new(RwLock::new(known)), source: None }
+    }
+
+    /// Asks `source` for ids that values name and that are not known.
+    #[must_use]
+    pub fn with_source(self, source: Arc<dyn SchemaSource>) -> Self {
+        Self { source: Some(source), ..self }
+    }
+
+    /// Learns the schema that `value` was written with, if it is not known and a registry may: called before
+    /// [`SchemaIds::decode`] by who reads what others write.
+    ///
+    /// # Errors
+    /// [`AvroError::NotLearnt`] when the registry does not tell it or what it tells is no Avro schema; a value that is
+    /// not framed and an id that no registry gives are left to [`SchemaIds::decode`].
+    pub async fn learn_of(&self, value: &[u8]) -> Result<(), AvroError> {
+        let (Ok((id, _)), Some(source)) = (split(value), &self.source) else { return Ok(()) };
+        if id & OWN != 0 || self.writer(id).is_some() {
+            return Ok(());
+        }
+        let not_learnt = |detail| AvroError::NotLearnt { id, detail };
+        let text = source.schema(id).await.map_err(not_learnt)?;
+        let schema = parse_schema(&text).map_err(|error| not_learnt(error.to_string()))?;
+        self.learn(id, schema);
+        Ok(())
     }
 
     /// Writes with `id`, which a registry gave to `schema`.

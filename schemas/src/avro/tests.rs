@@ -302,7 +302,7 @@ fn a_new_enum_symbol_reads_as_the_default() {
             fields(json).iter_mut().find(|field| field["name"] == "importance").expect("the field");
         importance["type"]["symbols"].as_array_mut().expect("symbols").push("PINNED".into());
     });
-    let mut ids = SchemaIds::embedded::<TraceSummary<'static>>();
+    let ids = SchemaIds::embedded::<TraceSummary<'static>>();
     ids.learn(9, newer);
     let mut bytes = Vec::new();
     let summary = TraceSummary { importance: Importance::Error, ..TraceSummary::default() };

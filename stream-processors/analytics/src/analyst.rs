@@ -4,7 +4,9 @@
 //! of the partials and marks alone; the order of partials within a window, and how they were cut, does not matter; a
 //! restored analyst goes on as the one that was saved would have. A window closes when the least watermark of all
 //! sources has passed its end by [`AnalystConfig::lateness_ms`]; a source that is [`AnalystConfig::idle_after_ms`]
-//! behind the foremost does not hold the others up, and what it brings later counts as late.
+//! behind the foremost does not hold the others up, and what it brings later counts as late; one whose watermark is
+//! [`Millis::MIN`] has nothing yet and is idle from the start. The first window to close is the first that anything is
+//! seen in: an event far older than the log opens no windows.
 
 use std::collections::BTreeMap;
 
@@ -95,7 +97,8 @@ impl Analyst {
         self.memory.windows.add(&partial);
     }
 
-    /// Moves a source's watermark on, and closes the windows that are over for all.
+    /// Moves a source's watermark on, and closes the windows that are over for all. [`Millis::MIN`] says that the source
+    /// has nothing yet: it is not waited for.
     pub fn watermark(&mut self, source: u32, watermark_ms: Millis, out: &mut Vec<Output>) {
         if self.memory.sources.as_ref().is_some_and(|sources| !sources.contains(&source)) {
             return;
@@ -121,7 +124,7 @@ impl Analyst {
         }
         if !all_heard {
             // A source that never spoke is idle once the others have gone on for long.
-            let since = self.memory.windows.closed_to_ms().or_else(|| self.memory.windows.first_open_ms())?;
+            let since = self.memory.windows.closed_to_ms().or_else(|| self.memory.windows.first_seen_ms())?;
             if foremost.saturating_sub(since) <= self.config.idle_after_ms {
                 return None;
             }
@@ -131,13 +134,13 @@ impl Analyst {
     }
 
     fn next_window(&self) -> Option<Millis> {
-        self.memory.windows.closed_to_ms().or_else(|| self.memory.windows.first_open_ms())
+        self.memory.windows.closed_to_ms().or_else(|| self.memory.windows.first_seen_ms())
     }
 
     /// Skips a hole that is so long that nothing is remembered across it.
     fn jump(&self, window_ms: Millis, least_ms: Millis) -> Millis {
         let last = window_of(least_ms - self.config.lateness_ms) - WINDOW_MS;
-        let to = self.memory.windows.first_open_ms().map_or(last, |open| open.min(last));
+        let to = self.memory.windows.first_seen_ms().map_or(last, |seen| seen.min(last));
         if (to - window_ms) / WINDOW_MS > MAX_EMPTY_WINDOWS { to } else { window_ms }
     }
 

@@ -87,6 +87,55 @@ fn an_idle_source_does_not_hold_windows_open() {
     assert_eq!(rollups(&out, WINDOW_MS, "trace"), [(0, 1, 30)]);
 }
 
+/// Scenario: of two sources one says at once that it has nothing, and speaks later. Guarantee: windows close by the other
+/// alone, without waiting for the idle time; from its first watermark on it is waited for, also after a restore.
+#[test]
+fn a_source_that_has_nothing_yet_is_not_waited_for() {
+    let mut analyst = Analyst::new(AnalystConfig::default());
+    analyst.set_sources(&[0, 1]);
+    let mut out = Vec::new();
+    let count = |analyst: &mut Analyst, source, at| {
+        window(START + at * WINDOW_MS, &[HEALTHY]).into_iter().for_each(|one| analyst.partial(source, one));
+    };
+    count(&mut analyst, 0, 0);
+    analyst.watermark(0, START + 11_500, &mut out);
+    assert!(out.is_empty());
+    analyst.watermark(1, Millis::MIN, &mut out);
+    assert_eq!(rollups(&out, WINDOW_MS, "trace"), [(0, 1, 30)]);
+    out.clear();
+    let mut analyst = Analyst::restore(AnalystConfig::default(), &analyst.snapshot()).unwrap();
+    count(&mut analyst, 0, 1);
+    count(&mut analyst, 1, 1);
+    analyst.watermark(1, START + 15_000, &mut out);
+    analyst.watermark(0, START + 25_000, &mut out);
+    assert!(out.is_empty());
+    // Told again by a restart: nothing is taken back.
+    analyst.watermark(1, Millis::MIN, &mut out);
+    analyst.watermark(1, START + 21_500, &mut out);
+    assert_eq!(rollups(&out, WINDOW_MS, "trace"), [(10_000, 1, 60)]);
+}
+
+/// Scenario: the first thing that is ever counted is an event of an hour ago. Guarantee: its rollups are told, and no window
+/// of that hour is closed for it.
+#[test]
+fn an_old_event_opens_no_windows() {
+    let mut analyst = Analyst::new(AnalystConfig::default());
+    let mut out = Vec::new();
+    let old = window(START - 3_600_000, &[HEALTHY]).into_iter();
+    old.map(|one| Partial { seen_window_ms: START, ..one }).for_each(|one| analyst.partial(0, one));
+    analyst.watermark(0, START + 21_500, &mut out);
+    let closed: Vec<Millis> = out
+        .iter()
+        .filter_map(|one| match one {
+            Output::Closed { window_ms } => Some(*window_ms - START),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(closed, [0, 10_000]);
+    assert_eq!(rollups(&out, WINDOW_MS, "trace"), [(-3_600_000, 1, 30)]);
+    assert_eq!(rollups(&out, 60_000, "trace"), [(-3_600_000, 1, 30)]);
+}
+
 /// What happens in a test story: so many windows of this.
 fn conducts() -> impl Strategy<Value = Vec<(usize, [Conduct; 3])>> {
     let slow = Conduct { tpot_us: 50_000, queue_us: 900_000, ..HEALTHY };
@@ -188,4 +237,41 @@ fn an_incident_opens_and_resolves() {
     let (last, _) = story.only();
     assert_eq!(last.state, State::Resolved);
     assert!(story.insights.iter().enumerate().all(|(index, one)| one.revision as usize == index + 1));
+}
+
+/// Clocks fall for ten windows and requests pile up; then clocks are back, and more are served than arrive until none waits.
+/// Those that end first have waited longest.
+fn throttled_and_drained(story: &mut Story, in_engine: bool) {
+    let waiting = |number: u64| if in_engine { number } else { 0 };
+    let hot = Conduct { clock_mhz: 800, throttled: true, tpot_us: 26_000, requests: 20, ..HEALTHY };
+    for window in 1..=10 {
+        let queue_us = 20_000 + 500_000 * window;
+        story.run(1, &[Conduct { queue_us, waiting: waiting(3 * window), ..hot }; 3]);
+    }
+    let served = Conduct { requests: 45, busy_permille: 980, ..HEALTHY };
+    for window in 0..15u64 {
+        let queue_us = 20_000 + 400_000 * (15 - window);
+        story.run(1, &[Conduct { queue_us, waiting: waiting(2 * (15 - window)), ..served }; 3]);
+    }
+    story.run(20, &[HEALTHY; 3]);
+}
+
+/// Scenario: throttled GPUs, then the backlog drains for longer than they were throttled, with requests that wait in the
+/// engine, or before it where no gauge counts them. Guarantee: the resolved revision names the cause and says what to do as it did while it lasted: neither the traffic
+/// of the drain nor idle GPUs.
+#[test]
+fn a_resolved_incident_keeps_its_cause() {
+    for in_engine in [true, false] {
+        let mut story = Story::warm();
+        throttled_and_drained(&mut story, in_engine);
+        let (last, cause) = story.only();
+        let text = &last.recommendation.as_ref().expect("a cause is named").text;
+        assert_eq!(
+            (last.state, cause),
+            (State::Resolved, "gpu"),
+            "waiting in the engine: {in_engine}, {:?}",
+            last.causes
+        );
+        assert!(text.contains("800 MHz instead of 1410 MHz"), "waiting in the engine: {in_engine}, {text}");
+    }
 }

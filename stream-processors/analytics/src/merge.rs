@@ -152,10 +152,10 @@ impl Windows {
         self.closed_to_ms
     }
 
-    /// Start of the earliest window that holds something and is not closed.
-    pub(crate) fn first_open_ms(&self) -> Option<Millis> {
+    /// Start of the earliest window in which anything is seen and that is not closed. Events may be of earlier ones.
+    pub(crate) fn first_seen_ms(&self) -> Option<Millis> {
         let first = |map: &BTreeMap<Millis, Cells>| map.first_key_value().map(|(start, _)| *start);
-        [first(&self.open), first(&self.late), first(&self.seen_later)].into_iter().flatten().min()
+        [first(&self.open), first(&self.seen_later)].into_iter().flatten().min()
     }
 
     pub(crate) fn add(&mut self, partial: &Partial) {
@@ -187,12 +187,18 @@ impl Windows {
     ) -> Cells {
         let now_ms = window_ms + WINDOW_MS;
         let on_time = self.open.remove(&window_ms).unwrap_or_default();
-        let late = self.late.remove(&window_ms).unwrap_or_default();
-        for (key, merged) in on_time.iter().chain(&late) {
-            let Merged { cell, exemplars } = merged;
-            self.base.add(window_ms, key, cell, exemplars, window_ms);
+        // Before the first window that is closed at all, and in a hole that was jumped over, there may be earlier ones.
+        let not_late = self.late.split_off(&now_ms);
+        let late = std::mem::replace(&mut self.late, not_late);
+        let late = late
+            .iter()
+            .flat_map(|(start_ms, cells)| cells.iter().map(|(key, merged)| (*start_ms, key, merged)));
+        for (start_ms, key, Merged { cell, exemplars }) in
+            on_time.iter().map(|(key, merged)| (window_ms, key, merged)).chain(late)
+        {
+            self.base.add(start_ms, key, cell, exemplars, start_ms);
             for level in &mut self.longer {
-                level.add(window_ms, key, cell, exemplars, window_ms);
+                level.add(start_ms, key, cell, exemplars, start_ms);
             }
         }
         self.base.tell(now_ms, &is_ours, out);

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     baseline::{Baselines, Slope},
-    cause::{Parts, contributions},
+    cause::{self, Parts, contributions},
     config::AnalystConfig,
     detect::{
         self, DevicePast, Drifts, Finding, Kind, Look, Past, Services, Subject, VersionPast, evidence,
@@ -288,10 +288,11 @@ impl Telling<'_> {
         let excess = Parts::of(self.look).excess();
         let incident = &mut self.incidents[at];
         // A queue that shrinks is the rest of what was explained when it grew, and so is what is half as bad.
-        let is_rest = self.look.is_draining() || excess < 0.5 * incident.worst;
-        if incident.ledger.is_empty() || group != Group::Performance || !is_rest {
-            incident.ledger.add(&contributed);
-        }
+        let is_rest = self.look.is_draining()
+            || excess < 0.5 * incident.worst
+            || incident.ledger.is_backlog(&contributed);
+        let counts = incident.ledger.is_empty() || group != Group::Performance || !is_rest;
+        let shows_cause = counts && incident.ledger.add(&contributed);
         let members = incident.members.len();
         let is_as_bad = excess >= AS_BAD * incident.worst || incident.group != Group::Performance;
         incident.worst = incident.worst.max(excess);
@@ -309,7 +310,7 @@ impl Telling<'_> {
                 longest.filter(|one| incident_wants(group, one)).copied().collect::<Vec<_>>().iter(),
             );
         }
-        self.phrase(at, is_as_bad);
+        self.phrase(at, is_as_bad, shows_cause);
         let incident = &self.incidents[at];
         let is_news = incident.revision == 0
             || incident.members.len() > members
@@ -322,15 +323,15 @@ impl Telling<'_> {
 
     /// An open incident of another group that has the same cause.
     fn joined(&self, group: Group, contributed: &[crate::cause::Contribution]) -> Option<usize> {
-        let heaviest = contributed.iter().max_by(|a, b| a.seconds.total_cmp(&b.seconds))?;
-        if group == Group::Silence || heaviest.cause == "silence" {
+        let heaviest = cause::heaviest(contributed)?;
+        if group == Group::Silence || heaviest == "silence" {
             return None;
         }
         self.incidents.iter().position(|one| {
             one.group != group
                 && one.kind != Kind::Slo
                 && one.state != State::Resolved
-                && one.top_cause() == heaviest.cause
+                && one.top_cause() == heaviest
         })
     }
 
@@ -342,7 +343,7 @@ impl Telling<'_> {
     ) -> Option<usize> {
         let (kind, subject, _) = active.first()?;
         let first_ms = active.iter().map(|(.., first_ms)| *first_ms).min()?;
-        let heaviest = contributed.iter().max_by(|a, b| a.seconds.total_cmp(&b.seconds)).map(|one| one.cause);
+        let heaviest = cause::heaviest(contributed);
         let is_symptom = matches!(kind, Kind::Latency | Kind::Ttft | Kind::Tpot | Kind::Queue);
         let seen_ms = self.now_ms - WINDOW_MS - first_ms;
         let is_tail_only = active.iter().all(|(kind, ..)| *kind == Kind::Latency)
@@ -365,7 +366,8 @@ impl Telling<'_> {
             let incident = &mut self.incidents[again];
             incident.state = State::Updated;
             incident.resolved_ms = None;
-            incident.told_cause.clear();
+            // Its cause and words stay; that it is back is told at once.
+            incident.told_ms = self.now_ms - TELL_AGAIN_MS;
             return Some(again);
         }
         self.incidents.push(Incident::new(
@@ -379,8 +381,9 @@ impl Telling<'_> {
         Some(self.incidents.len() - 1)
     }
 
-    /// Title, severity and recommendation from the numbers of now.
-    fn phrase(&mut self, at: usize, is_as_bad: bool) {
+    /// Severity, title and recommendation from the numbers of now: the title where the window is as bad as any, what to do
+    /// where it shows the first cause as well as any, since later ones show the cause gone and its backlog.
+    fn phrase(&mut self, at: usize, is_as_bad: bool, shows_cause: bool) {
         let incident = &mut self.incidents[at];
         let causes = incident.ledger.ranked();
         let is_young = self.look.baselines.is_young();
@@ -390,6 +393,16 @@ impl Telling<'_> {
         let severity = if is_bad && !is_young { Severity::Warning } else { Severity::Info };
         incident.severity = incident.severity.max(severity);
         let changed = causes.first().is_some_and(|cause| cause.cause != incident.told_cause);
+        if shows_cause || changed || incident.recommendation.is_none() {
+            let about = About {
+                model: self.model,
+                kind: incident.kind,
+                subject: &incident.subject,
+                causes: &causes,
+                is_young,
+            };
+            incident.recommendation = recommend::recommendation(&about, self.look, &self.config.detectors);
+        }
         if !(is_as_bad || changed) {
             return;
         }
@@ -409,14 +422,6 @@ impl Telling<'_> {
             &causes,
             incident.first_ms,
         );
-        let about = About {
-            model: self.model,
-            kind: incident.kind,
-            subject: &incident.subject,
-            causes: &causes,
-            is_young,
-        };
-        incident.recommendation = recommend::recommendation(&about, self.look, &self.config.detectors);
     }
 
     fn resolve(&mut self, at: usize) {

@@ -224,6 +224,11 @@ impl<'s> Session<'s> {
     async fn take(&mut self, records: Vec<Record>) -> Result<(), LogError> {
         let mut letters = Vec::new();
         for record in records {
+            if let Some(payload) = record.payload.as_deref()
+                && let Err(error) = self.schemas.learn_of(payload).await
+            {
+                tracing::warn!(at = %record.from, offset = record.offset.0, %error, "the schema of an insight is not known");
+            }
             // Refused: fetched before a seek or a revocation took effect.
             let Ok(generation) = self.tracker.lock().hand_out(&record.from, record.offset) else { continue };
             if let Some(input) = self.inputs.iter_mut().find(|input| input.at == record.from) {

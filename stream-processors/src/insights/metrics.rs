@@ -61,7 +61,7 @@ impl Metrics {
         registry.register("commit_failures", "Transactions to be tried again", m.commit_failures.clone());
         registry.register(
             "window_delay_seconds",
-            "From a window's end to its outputs being committed",
+            "From a window's end to its outputs being committed, of windows that ended since the start",
             m.window_delay_seconds.clone(),
         );
         registry.register("transaction_seconds", "Duration of transactions", m.transaction_seconds.clone());

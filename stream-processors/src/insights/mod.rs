@@ -16,10 +16,15 @@ use std::{sync::Arc, time::Duration};
 
 use infertrace_analytics::config::AnalystConfig;
 use infertrace_runtime::{clock::Clock, log::Log};
+use infertrace_schemas::topics;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use crate::{BuildError, Deps, Error, service::instance_name, supervise::supervise};
+use crate::{
+    BuildError, Deps, Error,
+    service::instance_name,
+    supervise::{self_test, supervise},
+};
 use metrics::Metrics;
 use session::Desk;
 
@@ -144,6 +149,7 @@ impl Service {
     /// When the log refuses for good; everything passing is retried.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
         let service = Arc::new(self);
+        self_test(service.log.as_ref(), &service.transactional_id, topics::INSIGHT_STATE, &shutdown).await?;
         let restarted = |reason| service.metrics.restarted(reason);
         let retry = service.config.retry();
         supervise("insights", retry, &shutdown, || Desk::start(Arc::clone(&service)), restarted).await?;

@@ -72,6 +72,7 @@ pub(super) struct Desk {
     pending_bytes: usize,
     /// Ends of the windows that wait for a transaction.
     pending_windows: Vec<rollup::Millis>,
+    started_ms: i64,
     last_commit: Instant,
     next_look_up: Instant,
     retry: Option<(Instant, Duration)>,
@@ -88,6 +89,7 @@ impl Drop for Desk {
 impl Desk {
     pub(super) async fn start(service: Arc<Service>) -> Result<Self, LogError> {
         let log = service.log.clone();
+        let started_ms = service.clock.now_unix_millis();
         // Taking the transactional id first ends whatever an earlier instance of this name left open.
         let transactions = log.transactions(&service.transactional_id).await?;
         let to = Partitions {
@@ -123,6 +125,7 @@ impl Desk {
             pending: Vec::new(),
             pending_bytes: 0,
             pending_windows: Vec::new(),
+            started_ms,
             last_commit: Instant::now(),
             next_look_up: Instant::now(),
             retry: None,
@@ -425,7 +428,8 @@ impl Desk {
         let metrics = &self.service.metrics;
         metrics.transaction_seconds.observe(begin.elapsed().as_secs_f64());
         let now_ms = self.service.clock.now_unix_millis();
-        for end_ms in self.pending_windows.drain(..) {
+        // Those before are of when nobody was there: a start closes the windows of its absence, however long it was.
+        for end_ms in self.pending_windows.drain(..).filter(|end_ms| *end_ms >= self.started_ms) {
             metrics.window_delay_seconds.observe((now_ms - end_ms).max(0) as f64 / 1e3);
         }
         self.commits += 1;

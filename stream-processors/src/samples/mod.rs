@@ -1,6 +1,7 @@
 //! GPU and engine samples of the samples topic, counted by device or engine and window.
 //!
-//! `record` reads a batch, `table` says what each name becomes, `series` turns cumulative counts into growth.
+//! `record` reads a batch, `table` says what each name becomes, `series` turns cumulative counts into growth, `state`
+//! keeps their last readings over a restart.
 //! Neighbours: `rollup` has the cells and the rules of windows; `partials` carries them to the second stage.
 //!
 //! A device's readings are one cell a window (`Shape::Device`: tenant, model where the reading names it, device), an
@@ -9,24 +10,27 @@
 
 mod record;
 mod series;
+mod state;
 mod table;
 
 #[cfg(test)]
 mod tests;
 
-use hashbrown::HashMap;
+use std::collections::BTreeMap;
+
 use infertrace_analytics::rollup::{Measure, Millis, Partial};
 use infertrace_schemas::trace::NameId;
 use xxhash_rust::xxh3::xxh3_64;
 
 pub use record::SampleError;
+pub use state::{SeriesGroup, SeriesStateError};
 
 use crate::{
     rollup::{Cells, KeyIds, Limits, Mark, RollupCounts, permille},
     throttle::throttled_permille,
 };
 use record::{Reading, SampleBatch, Temporality};
-use series::Series;
+use series::{Last, Series};
 use table::{Kind, Row, normalised};
 
 /// Labels with a GPU's UUID, where the sample has no device of its own.
@@ -57,37 +61,48 @@ struct Memory {
 #[derive(Debug)]
 pub struct SampleRoller {
     cells: Cells,
-    series: Series,
-    /// All memory of devices, by xxh3 of tenant and device: some sources tell it apart from what is used.
-    totals: HashMap<u64, u64, ahash::RandomState>,
+    /// By source: cumulative counts, and by xxh3 of tenant and device all memory of devices, which some senders tell apart
+    /// from what is used.
+    series: BTreeMap<u32, Series>,
     /// Of the record being read, by device and time.
-    memory: HashMap<(u64, i64), Memory, ahash::RandomState>,
+    memory: BTreeMap<(u64, i64), Memory>,
     max_series: usize,
+    refused: u64,
     scratch: Vec<u8>,
 }
 
 impl SampleRoller {
-    /// An empty roller that follows so many cumulative series.
+    /// An empty roller that follows so many series of each source.
     #[must_use]
     pub fn new(limits: Limits, max_series: usize) -> Self {
         Self {
             cells: Cells::new(limits),
-            series: Series::new(max_series),
-            totals: HashMap::default(),
-            memory: HashMap::default(),
+            series: BTreeMap::new(),
+            memory: BTreeMap::new(),
             max_series,
+            refused: 0,
             scratch: Vec::new(),
         }
     }
 
-    /// Takes over a source that is read from `from` on.
-    pub fn assign(&mut self, source: u32, from: u64) {
-        self.cells.assign(source, from, None);
+    /// Takes over a source that is read from `from` on, with the watermark and series that were kept there.
+    pub fn assign(
+        &mut self,
+        source: u32,
+        from: u64,
+        watermark_ms: Option<Millis>,
+        kept: impl IntoIterator<Item = SeriesGroup>,
+    ) {
+        self.cells.assign(source, from, watermark_ms);
+        let mut series = Series::new(self.max_series);
+        kept.into_iter().for_each(|group| series.restore(group.series));
+        self.series.insert(source, series);
     }
 
     /// Drops a source and what was not flushed.
     pub fn revoke(&mut self, source: u32) {
         self.cells.revoke(source);
+        self.series.remove(&source);
     }
 
     /// Moves a source's watermark, never back.
@@ -136,8 +151,11 @@ impl SampleRoller {
                     (value.is_finite() && value >= 0.0).then_some(value)?
                 } else {
                     let id = self.series_of(name, batch, reading);
+                    let new = Last { id, value, time_ns: reading.time_ns, start_ns: reading.start_ns };
+                    let growth = self.series.get_mut(&source)?.growth(new);
+                    self.refused += u64::from(growth.is_err());
                     // The first reading of a series is of use: it is the base.
-                    self.series.growth(id, value, reading.time_ns, reading.start_ns).unwrap_or(0.0)
+                    growth.ok().flatten().unwrap_or(0.0)
                 };
                 let key = self.engine(batch, reading);
                 if growth > 0.0 {
@@ -188,14 +206,14 @@ impl SampleRoller {
     }
 
     fn count_memory(&mut self, source: u32) {
-        for ((device, time_ns), memory) in self.memory.drain() {
+        let Some(series) = self.series.get_mut(&source) else { return };
+        for ((id, time_ns), memory) in std::mem::take(&mut self.memory) {
             let total = memory.total.or_else(|| Some(memory.used?.saturating_add(memory.free?)));
-            if let Some(total) = total
-                && (self.totals.len() < self.max_series || self.totals.contains_key(&device))
-            {
-                self.totals.insert(device, total);
+            if let Some(total) = total {
+                let new = Last { id, value: total as f64, time_ns, start_ns: 0 };
+                self.refused += u64::from(series.set(new).is_err());
             }
-            let total = total.or_else(|| self.totals.get(&device).copied()).filter(|total| *total > 0);
+            let total = total.or_else(|| Some(series.value(id)? as u64)).filter(|total| *total > 0);
             let of_bytes = || Some(permille(memory.used?, total?));
             if let Some(value) = memory.permille.or_else(of_bytes) {
                 let at_ms = time_ns.div_euclid(1_000_000);
@@ -304,10 +322,17 @@ impl SampleRoller {
         self.cells.bytes()
     }
 
-    /// Cumulative series followed, and how often one was not because there were too many.
+    /// Groups of series that changed since the last call. Called with each flush, they are those of the records below
+    /// [`Mark::rolled_to`].
+    pub fn take_series(&mut self, source: u32) -> Vec<SeriesGroup> {
+        let changed = self.series.get_mut(&source).map(Series::take_changed).unwrap_or_default();
+        changed.into_iter().map(|(group, series)| SeriesGroup { group, series }).collect()
+    }
+
+    /// Series followed, and how often one was not because there were too many.
     #[must_use]
     pub fn series(&self) -> (usize, u64) {
-        (self.series.len(), self.series.refused)
+        (self.series.values().map(Series::len).sum(), self.refused)
     }
 
     /// What happened since the last call.

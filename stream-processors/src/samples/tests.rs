@@ -45,7 +45,7 @@ fn batch(samples: Vec<Sample>) -> Vec<u8> {
 
 fn roller() -> SampleRoller {
     let mut roller = SampleRoller::new(limits(), 100);
-    roller.assign(SOURCE, 0);
+    roller.assign(SOURCE, 0, None, []);
     roller
 }
 
@@ -237,16 +237,94 @@ fn prefix_cache_counts_are_tokens() {
     }
 }
 
-/// Scenario: more series than are followed, then silence. Guarantee: memory is bounded, refusals are counted, silent series make room.
+/// Scenario: more series than are followed, then silence. Guarantee: memory is bounded, refusals are told, silent series make room.
 #[test]
 fn series_are_bounded() {
+    let last = |id, value, time_ns| Last { id, value, time_ns, start_ns: 0 };
     let mut series = Series::new(2);
-    assert!((0..4).all(|id| series.growth(id, 1.0, 1, 0).is_none()));
-    assert_eq!((series.len(), series.refused), (2, 2));
-    assert_eq!(series.growth(0, 4.0, 2, 0), Some(3.0));
-    assert_eq!(series.growth(9, 1.0, 700_000_000_000, 0), None);
-    assert_eq!((series.len(), series.refused), (1, 2));
-    assert_eq!(series.growth(9, 3.0, 700_000_000_001, 0), Some(2.0));
+    let refused = (0..4).filter(|&id| series.growth(last(id, 1.0, 1)).is_err()).count();
+    assert_eq!((series.len(), refused), (2, 2));
+    assert_eq!(series.growth(last(0, 4.0, 2)), Ok(Some(3.0)));
+    assert_eq!(series.growth(last(9, 1.0, 700_000_000_000)), Ok(None));
+    assert_eq!(series.len(), 1);
+    assert_eq!(series.growth(last(9, 3.0, 700_000_000_001)), Ok(Some(2.0)));
+}
+
+/// Scenario: series of several groups, some of which move later and some are forgotten. Guarantee: only groups that changed are
+/// written, whole; what is written, last record a key, is what is kept.
+#[test]
+fn series_survive_as_records() {
+    let last = |id: u64, value, time_ns| Last { id: id << 56, value, time_ns, start_ns: 7 };
+    let mut series = Series::new(100);
+    let mut written = std::collections::BTreeMap::new();
+    let mut write = |series: &mut Series| {
+        let changed = series.take_changed();
+        let groups: Vec<u8> = changed.iter().map(|(group, _)| *group).collect();
+        for (group, series) in changed {
+            let group = SeriesGroup { group, series };
+            written.insert(group.key(SOURCE), group.encode());
+        }
+        groups
+    };
+    (0..100).for_each(|id| series.set(last(id, 1.5, 1)).expect("room"));
+    assert_eq!(write(&mut series), (0..25).collect::<Vec<u8>>());
+    assert!(write(&mut series).is_empty());
+    assert_eq!(series.growth(last(5, 4.0, 2)), Ok(Some(2.5)));
+    assert_eq!(write(&mut series), [1]);
+    // Room is made for one: all others are silent.
+    series.set(last(200, 1.0, 900_000_000_000)).expect("room");
+    assert_eq!(write(&mut series).len(), 26);
+    let mut restored = Series::new(100);
+    for (key, payload) in &written {
+        let group = String::from_utf8_lossy(key);
+        let group =
+            group.strip_prefix(&SeriesGroup::prefix(SOURCE)).expect("own key").parse().expect("a number");
+        restored.restore(SeriesGroup::decode(group, payload).expect("own record").series);
+    }
+    assert_eq!((restored.len(), restored.value(200 << 56)), (1, Some(1.0)));
+    assert!(SeriesGroup::decode(0, b"\xff").is_err());
+    assert_eq!(SeriesGroup::decode(0, b"\x08\x09"), Err(SeriesStateError::Version(9)));
+}
+
+/// Scenario: an engine's counts and a device's memory, with a restart of the roller between any two records. Guarantee: what is
+/// flushed is what one roller would have flushed.
+#[test]
+fn a_restart_between_records_loses_no_growth() {
+    let name = "vllm:num_preemptions_total";
+    let gib = 1_073_741_824.0;
+    let at = |seconds: i64, sample: Sample| Sample {
+        time_unix_nano: (T0 + seconds * 1_000) * 1_000_000,
+        ..sample
+    };
+    let records = [
+        vec![total(name, 40, 0, 1), at(0, reading("hw.gpu.memory.limit", "By", 80.0 * gib))],
+        vec![total(name, 45, 1, 1)],
+        vec![at(2, reading("hw.gpu.memory.usage", "By", 20.0 * gib))],
+        vec![total(name, 47, 3, 1), total(name, 45, 1, 1)],
+        vec![total(name, 3, 4, 4)],
+    ];
+    let run = |restart_before: usize| {
+        let mut roller = roller();
+        let mut kept = std::collections::BTreeMap::new();
+        let mut flushed = Vec::new();
+        for (offset, samples) in records.iter().enumerate() {
+            if offset == restart_before {
+                let watermark_ms = roller.watermark_ms(SOURCE);
+                roller = SampleRoller::new(limits(), 100);
+                let kept: Vec<SeriesGroup> = kept.values().cloned().collect();
+                roller.assign(SOURCE, offset as u64, watermark_ms, kept);
+            }
+            roller.record(SOURCE, offset as u64, T0, &batch(samples.clone())).expect("own record");
+            flushed.extend(flush(&mut roller));
+            kept.extend(roller.take_series(SOURCE).into_iter().map(|group| (group.group, group)));
+        }
+        flushed
+    };
+    let expected = run(usize::MAX);
+    assert_eq!(expected.len(), 4);
+    for restart_before in 0..records.len() {
+        assert_eq!(run(restart_before), expected, "restarted before {restart_before}");
+    }
 }
 
 /// Scenario: a sample that comes when its window is closed. Guarantee: it keeps its window and is seen in the open one.

@@ -8,8 +8,9 @@ use infertrace_runtime::log::{Log, LogError, Millis, NewRecord, TopicPartition};
 use infertrace_schemas::topics;
 
 use crate::{
-    partials::{RollupState, Route, Writer, route},
+    partials::{IDLE_MS, RollupState, Route, Writer, route},
     rollup::Mark,
+    samples::SeriesGroup,
 };
 
 /// Where partials and state go.
@@ -77,18 +78,29 @@ impl RollupOutput {
         }
     }
 
+    /// Makes the records that say that a source has nothing yet, so that nobody waits for its watermark.
+    pub(super) fn idle(&mut self, source: u32, now: Millis, out: impl FnMut(NewRecord)) {
+        let mark = Mark { rolled_to: 0, watermark_ms: Some(IDLE_MS), is_new_window: true };
+        self.records(source, &mut Vec::new(), Some(&mark), now, out);
+    }
+
     /// Where the state of a source is.
     pub(super) fn state_of(&self, source: u32) -> TopicPartition {
         TopicPartition::new(Arc::clone(&self.state), source % self.state_partitions)
     }
 
     pub(super) fn state_record(&self, state: &RollupState) -> NewRecord {
-        NewRecord {
-            to: self.state_of(state.source),
-            key: Some(key_of(state.source)),
-            payload: Some(state.encode().into()),
-            headers: Vec::new(),
-            timestamp: Millis(state.watermark_ms.unwrap_or(0)),
-        }
+        let timestamp = Millis(state.watermark_ms.unwrap_or(0));
+        self.kept(state.source, key_of(state.source), state.encode(), timestamp)
+    }
+
+    /// What is kept of a group of the source's series.
+    pub(super) fn series_record(&self, source: u32, group: &SeriesGroup, timestamp: Millis) -> NewRecord {
+        self.kept(source, group.key(source), group.encode(), timestamp)
+    }
+
+    fn kept(&self, source: u32, key: Bytes, payload: Vec<u8>, timestamp: Millis) -> NewRecord {
+        let to = self.state_of(source);
+        NewRecord { to, key: Some(key), payload: Some(payload.into()), headers: Vec::new(), timestamp }
     }
 }

@@ -1,13 +1,14 @@
 //! The second input: GPU and engine samples, read as a member of a group of their own and counted exactly once.
 //!
-//! A position is committed with the partials of everything below it, so there is no other state: a restart reads
-//! what was not flushed again. Only the growth of a cumulative series since its last committed reading is lost then.
+//! A position is committed with the partials of everything below it, and, in the rollups' state topic, the watermark and
+//! the last readings of series: a restart reads what was not flushed again and goes on as if it had not been.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use infertrace_analytics::rollup::Partial;
 use infertrace_runtime::log::{
-    Consumer, ConsumerOptions, Event, LogError, Millis, NextOffset, Record, TopicPartition,
+    Consumer, ConsumerOptions, Event, LogError, Millis, NewRecord, NextOffset, Record, TopicPartition,
 };
 use infertrace_schemas::topics;
 use tokio::time::Instant;
@@ -18,7 +19,15 @@ use super::{
     pending::{Outcome, Pending},
     rollups::RollupOutput,
 };
-use crate::{dead_letter, metrics::Metrics, partials::SAMPLE_SOURCES, samples::SampleRoller, supervise};
+use crate::{
+    dead_letter,
+    metrics::Metrics,
+    partials::{RollupState, SAMPLE_SOURCES},
+    restore::{SourceState, source_state},
+    rollup::Mark,
+    samples::SampleRoller,
+    supervise,
+};
 
 const POLL_TIME: Duration = Duration::from_millis(100);
 const POLL_BYTES: usize = 1 << 20;
@@ -31,6 +40,8 @@ const LAST_TRIES: u32 = 3;
 struct Input {
     at: TopicPartition,
     committed: Option<u64>,
+    /// Up to where the state last made tells of.
+    stated: u64,
     /// Watermark after the last record, and the wall time of its arrival.
     last_watermark_ms: Option<i64>,
     last_arrival_ms: i64,
@@ -46,6 +57,8 @@ pub(super) struct Samples<'s> {
     rollups: RollupOutput,
     partials: Vec<Partial>,
     inputs: BTreeMap<u32, Input>,
+    /// State that is not committed yet, by partition and key.
+    states: BTreeMap<(u32, Bytes), NewRecord>,
     pending: Pending,
     next_look_up: Instant,
     refused_series: u64,
@@ -88,6 +101,7 @@ impl<'s> Samples<'s> {
             rollups,
             partials: Vec::new(),
             inputs: BTreeMap::new(),
+            states: BTreeMap::new(),
             pending: Pending::new(transactions, config.retry()),
             next_look_up: Instant::now(),
             refused_series: 0,
@@ -197,15 +211,18 @@ impl<'s> Samples<'s> {
                 self.metrics().samples.lost_records.inc_by(from - wanted);
                 tracing::error!(%at, lost = from - wanted, "retention removed samples before they were counted");
             }
+            let kept = self.kept(&at, from).await?;
+            let watermark_ms = kept.rollup.and_then(|state| state.watermark_ms);
             self.consumer.seek(&at, NextOffset(from)).await?;
-            self.roller.assign(source_of(at.partition), from);
+            self.roller.assign(source_of(at.partition), from, watermark_ms, kept.series.into_values());
             if self.pending.is_paused() {
                 self.consumer.pause(&at)?;
             }
             tracing::info!(%at, from, "partition assigned");
             let input = Input {
                 committed: committed.map(|position| position.0),
-                last_watermark_ms: None,
+                stated: kept.rollup.map_or(from, |state| state.rolled_to),
+                last_watermark_ms: watermark_ms,
                 last_arrival_ms: self.service.clock.now_unix_millis(),
                 last_flush: Instant::now(),
                 at: at.clone(),
@@ -213,6 +230,21 @@ impl<'s> Samples<'s> {
             self.inputs.insert(at.partition, input);
         }
         Ok(())
+    }
+
+    /// What is kept of a partition that is read from `from` on; nothing where that belongs to later records, as when
+    /// somebody moved the group back.
+    async fn kept(&mut self, at: &TopicPartition, from: u64) -> Result<SourceState, LogError> {
+        let source = source_of(at.partition);
+        let kept = source_state(&self.service.log, &self.rollups.state_of(source), source).await?;
+        match kept.rollup {
+            Some(state) if state.rolled_to <= from => Ok(kept),
+            Some(RollupState { rolled_to, .. }) => {
+                tracing::warn!(%at, from, rolled_to, "the state of samples is of later records and is not used");
+                Ok(SourceState::default())
+            }
+            None => Ok(SourceState::default()),
+        }
     }
 
     /// Commits what is counted, then lets go.
@@ -223,6 +255,7 @@ impl<'s> Samples<'s> {
             self.inputs.remove(&at.partition);
             self.metrics().samples.lag.forget(at.partition);
             self.pending.drop_partition(at.partition);
+            self.states.retain(|(partition, _), _| *partition != at.partition);
             tracing::info!(%at, "partition revoked");
         }
         Ok(())
@@ -290,6 +323,18 @@ impl<'s> Samples<'s> {
             self.rollups.records(source, &mut self.partials, mark.as_ref(), timestamp, |record| {
                 pending.push(partition, record);
             });
+            let mut states: Vec<NewRecord> = Vec::new();
+            if let Some(Mark { rolled_to, watermark_ms, is_new_window }) = mark
+                && (rolled_to != input.stated || is_new_window)
+            {
+                input.stated = rolled_to;
+                states.push(self.rollups.state_record(&RollupState { source, rolled_to, watermark_ms }));
+            }
+            let series = self.roller.take_series(source);
+            states.extend(series.iter().map(|group| self.rollups.series_record(source, group, timestamp)));
+            let keyed =
+                states.into_iter().filter_map(|record| Some(((partition, record.key.clone()?), record)));
+            self.states.extend(keyed);
         }
         let positions: Vec<(TopicPartition, NextOffset)> = self
             .inputs
@@ -299,13 +344,15 @@ impl<'s> Samples<'s> {
                 (input.committed != Some(position)).then(|| (input.at.clone(), NextOffset(position)))
             })
             .collect();
-        if self.pending.is_empty() && positions.is_empty() {
+        if self.pending.is_empty() && positions.is_empty() && self.states.is_empty() {
             self.pending.skip();
             return Ok(());
         }
+        let states = self.states.values().cloned().collect();
         let group = self.consumer.group_metadata();
-        match self.pending.commit(Vec::new(), group.as_ref(), &positions, &self.service.metrics).await? {
+        match self.pending.commit(states, group.as_ref(), &positions, &self.service.metrics).await? {
             Outcome::Done { resumed } => {
+                self.states.clear();
                 for (at, position) in positions {
                     if let Some(input) = self.inputs.get_mut(&at.partition) {
                         input.committed = Some(position.0);

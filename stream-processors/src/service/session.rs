@@ -61,6 +61,8 @@ struct Input {
     /// The rollups' watermark then, and when they were flushed last.
     last_rolled_ms: Option<i64>,
     last_flush: Instant,
+    /// Whether the second stage was told that there is nothing here.
+    told_idle: bool,
 }
 
 /// A record of the chunk being decoded, in order.
@@ -368,6 +370,7 @@ impl<'s> Session<'s> {
                 last_arrival_ms: self.service.clock.now_unix_millis(),
                 last_rolled_ms: state.watermark_ms,
                 last_flush: Instant::now(),
+                told_idle: false,
             };
             self.inputs.insert(partition, input);
             self.sightings.insert(partition, SightingWriter::new(partition, self.requests_partitions));
@@ -414,7 +417,7 @@ impl<'s> Session<'s> {
     /// Looks up where partitions end: for lag, and to close what is idle at the end of the log.
     async fn look_at_ends(&mut self) -> Result<(), Error> {
         let now_ms = self.service.clock.now_unix_millis();
-        for (&partition, input) in &self.inputs {
+        for (&partition, input) in &mut self.inputs {
             let high = match self.service.log.watermarks(&input.at).await {
                 Ok(marks) => marks.high.0,
                 Err(error) if error.is_retriable() => continue,
@@ -438,6 +441,9 @@ impl<'s> Session<'s> {
             }
             if let Some(watermark) = input.last_rolled_ms {
                 self.roller.advance(partition, watermark.saturating_add(waited_ms));
+            } else if !std::mem::replace(&mut input.told_idle, true) {
+                let pending = &mut self.pending;
+                self.rollups.idle(partition, Millis(now_ms), |record| pending.push(partition, record));
             }
         }
         self.queue_closed();

@@ -1,6 +1,7 @@
 //! The log on a team's own Kafka, through librdkafka.
 //!
-//! Neighbours: [`producer`] appends, [`consumer`] reads, [`transactions`] commits output and offsets together.
+//! Neighbours: [`producer`] appends, [`consumer`] reads, [`transactions`] commits output and offsets together,
+//! [`self_test`] says whether the cluster can.
 //! Invariants: the producer is idempotent with `acks=all` and one request in flight a broker; offsets are never
 //! reset silently.
 
@@ -8,6 +9,7 @@ mod consumer;
 mod describe;
 mod errors;
 mod producer;
+mod self_test;
 mod transactions;
 
 use std::{
@@ -114,6 +116,18 @@ impl KafkaLog {
     /// [`LogError::Unavailable`] when some are not answered in time.
     pub fn flush(&self, timeout: Duration) -> Result<(), LogError> {
         self.producer.flush(timeout)
+    }
+
+    /// Properties of a transactional producer without its id, and how long its calls may take.
+    fn transactional_config(&self) -> (ClientConfig, Duration) {
+        let mut config = producer_config(&self.config);
+        // A transaction must be over before the broker gives it up.
+        let timeout = Duration::from_millis(u64::from(self.config.transaction_timeout_ms));
+        config
+            .set("transaction.timeout.ms", self.config.transaction_timeout_ms.to_string())
+            .set("delivery.timeout.ms", (self.config.transaction_timeout_ms / 2).max(1_000).to_string())
+            .set("linger.ms", "0");
+        (config, timeout / 2)
     }
 
     /// Asks the cluster, again while it is electing leaders or away, for `patience` at most.
@@ -307,14 +321,12 @@ impl Log for KafkaLog {
     }
 
     async fn transactions(&self, transactional_id: &str) -> Result<Box<dyn Transactions>, LogError> {
-        let mut config = producer_config(&self.config);
-        // A transaction must be over before the broker gives it up.
-        let timeout = Duration::from_millis(u64::from(self.config.transaction_timeout_ms));
-        config
-            .set("transaction.timeout.ms", self.config.transaction_timeout_ms.to_string())
-            .set("delivery.timeout.ms", (self.config.transaction_timeout_ms / 2).max(1_000).to_string())
-            .set("linger.ms", "0");
-        Ok(Box::new(KafkaTransactions::start(config, transactional_id, timeout / 2).await?))
+        let (config, timeout) = self.transactional_config();
+        Ok(Box::new(KafkaTransactions::start(config, transactional_id, timeout).await?))
+    }
+
+    async fn self_test(&self, transactional_id: &str, scratch: &TopicPartition) -> Result<(), LogError> {
+        self.test_transactions(transactional_id, scratch).await
     }
 
     async fn consumer(&self, options: ConsumerOptions) -> Result<Box<dyn Consumer>, LogError> {

@@ -33,7 +33,7 @@ pub(super) fn contributions(
     };
     let Some(cause) = first.kind.own_cause() else { return Vec::new() };
     let seconds = (OWN_WEIGHT * normal).max(1e-3);
-    vec![Contribution { cause, seconds, explanation: words(&first.evidence) }]
+    vec![Contribution { cause, seconds, strength: 1.0, explanation: words(&first.evidence) }]
 }
 
 fn words(evidence: &[Evidence]) -> String {
@@ -58,13 +58,13 @@ fn of_silence(finding: &Finding) -> Contribution {
         finding.subject.service,
         number("silent").unwrap_or(0.0)
     );
-    Contribution { cause: "silence", seconds: 1.0, explanation }
+    Contribution { cause: "silence", seconds: 1.0, strength: 1.0, explanation }
 }
 
 /// Excess failures by what they concentrate on: a version, a device, refusals, or nothing.
 fn of_errors(look: &Look<'_>, params: &DetectorParams) -> Vec<Contribution> {
-    let recent = &look.recent;
-    let rate = recent.error_rate().unwrap_or(0.0);
+    let rate = look.recent.error_rate().unwrap_or(0.0);
+    let of = |cause, explanation| vec![Contribution { cause, seconds: 1.0, strength: rate, explanation }];
     if let Some(contrast) = version_contrast(look, &params.version)
         && let Some(own) = contrast.own.error_rate()
         && binomial_tail_ln(contrast.own.errors, contrast.own.requests, contrast.other_errors.max(0.005))
@@ -77,17 +77,17 @@ fn of_errors(look: &Look<'_>, params: &DetectorParams) -> Vec<Contribution> {
             contrast.other_errors * 100.0,
             contrast.other
         );
-        return vec![Contribution { cause: "version", seconds: 1.0, explanation }];
+        return of("version", explanation);
     }
     if let Some(explanation) = failing_device(look) {
-        return vec![Contribution { cause: "host", seconds: 1.0, explanation }];
+        return of("host", explanation);
     }
     let spread = match (look.devices.len(), look.versions.len()) {
         (0 | 1, _) => String::new(),
         (devices, _) => format!(" on all {devices} devices alike"),
     };
     let explanation = format!("{:.1} % of requests fail{spread}", rate * 100.0);
-    vec![Contribution { cause: "errors", seconds: 1.0, explanation }]
+    of("errors", explanation)
 }
 
 /// The device on which failures concentrate.

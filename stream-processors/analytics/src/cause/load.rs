@@ -120,7 +120,8 @@ pub(super) fn of_length(look: &Look<'_>, seconds: f64) -> Contribution {
     let now = look.recent.output_each().unwrap_or(0.0);
     let usual = look.normal(Metric::OutputTokens).unwrap_or(0.0);
     let explanation = format!("answers have {now:.0} tokens instead of {usual:.0}");
-    Contribution { cause: "traffic", seconds, explanation }
+    let strength = (now / usual.max(1.0)).max(1.0).ln();
+    Contribution { cause: "traffic", seconds, strength, explanation }
 }
 
 pub(super) fn of_upstream(look: &Look<'_>, seconds: f64) -> Contribution {
@@ -137,5 +138,6 @@ pub(super) fn of_upstream(look: &Look<'_>, seconds: f64) -> Contribution {
         "{:.2} s a request are spent outside of the engine instead of {usual:.2} s{stage}",
         usual + seconds
     );
-    Contribution { cause: "upstream", seconds, explanation }
+    let strength = (1.0 + seconds / usual.max(1e-3)).ln();
+    Contribution { cause: "upstream", seconds, strength, explanation }
 }

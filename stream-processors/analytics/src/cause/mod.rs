@@ -27,12 +27,20 @@ use crate::{
 const LEAST_EXCESS: f64 = 0.1;
 /// Share below which a cause is not told.
 const LEAST_SHARE: f64 = 0.03;
+/// Windows' votes from which on a cause is established.
+const ESTABLISHED: f64 = 3.0;
+/// Share of the votes from which on traffic was part of it from the start.
+const TOOK_PART: f64 = 0.2;
+/// Words are those of windows in which the cause was at least so strong, of its strongest.
+const AS_STRONG: f64 = 0.7;
 
 /// Seconds of the excess (a request) that a cause explains, and the numbers that say so.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Contribution {
     pub(crate) cause: &'static str,
     pub(crate) seconds: f64,
+    /// How strong the cause itself was, which seconds of waiting for it outlast: of drivers the logarithm of the factor.
+    pub(crate) strength: f64,
     pub(crate) explanation: String,
 }
 
@@ -80,6 +88,7 @@ fn give(all: &mut Vec<Contribution>, seconds: f64, drivers: &[Driver]) {
         all.push(Contribution {
             cause: driver.cause,
             seconds: seconds * driver.ln / total,
+            strength: driver.ln,
             explanation: driver.explanation.clone(),
         });
     }
@@ -88,7 +97,7 @@ fn give(all: &mut Vec<Contribution>, seconds: f64, drivers: &[Driver]) {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Weighed {
     votes: f64,
-    /// The greatest contribution of one window, whose words are kept.
+    /// How strong it was at most in one window; words are of windows about as strong.
     most: f64,
     explanation: String,
 }
@@ -100,34 +109,60 @@ pub(crate) struct Ledger {
     causes: BTreeMap<String, Weighed>,
 }
 
+/// The cause that explains most of a window.
+pub(crate) fn heaviest(contributions: &[Contribution]) -> Option<&'static str> {
+    contributions.iter().max_by(|a, b| a.seconds.total_cmp(&b.seconds)).map(|one| one.cause)
+}
+
 impl Ledger {
     /// Whether nothing is explained yet.
     pub(crate) fn is_empty(&self) -> bool {
         self.causes.is_empty()
     }
-}
 
-impl Ledger {
-    /// Adds what explains one more window.
-    pub(crate) fn add(&mut self, contributions: &[Contribution]) {
+    /// Whether a window shows the rest of what is explained already: another cause than traffic is established, that
+    /// cause is gone, and what is left looks like traffic. Who waited is served now, faster than requests arrive, and
+    /// waited for the cause that is gone.
+    pub(crate) fn is_backlog(&self, contributions: &[Contribution]) -> bool {
+        let total: f64 = self.causes.values().map(|weighed| weighed.votes).sum();
+        let Some((cause, most)) = self.top() else { return false };
+        let traffic = self.causes.get("traffic").map_or(0.0, |weighed| weighed.votes);
+        let is_established = cause != "traffic" && most >= ESTABLISHED && traffic < TOOK_PART * total;
+        let is_gone = contributions.iter().all(|one| one.cause != cause);
+        is_established && is_gone && heaviest(contributions) == Some("traffic")
+    }
+
+    /// The cause with most votes, and these.
+    fn top(&self) -> Option<(&str, f64)> {
+        let votes = self.causes.iter().map(|(cause, weighed)| (cause.as_str(), weighed.votes));
+        // Of two alike the first by name, as in `ranked`.
+        votes.reduce(|most, one| if one.1 > most.1 { one } else { most })
+    }
+
+    /// Adds what explains one more window. Whether the words of the cause that is now the first are this window's: then
+    /// it shows that cause about as well as any window did.
+    pub(crate) fn add(&mut self, contributions: &[Contribution]) -> bool {
         let total: f64 = contributions.iter().map(|one| one.seconds).sum();
-        let mut of_window: BTreeMap<&str, (f64, f64, &str)> = BTreeMap::new();
+        let mut of_window: BTreeMap<&str, (f64, &Contribution)> = BTreeMap::new();
         for one in contributions {
-            let sum = of_window.entry(one.cause).or_insert((0.0, 0.0, ""));
-            sum.0 += one.seconds;
-            if one.seconds > sum.1 {
-                (sum.1, sum.2) = (one.seconds, &one.explanation);
+            let (seconds, heaviest) = of_window.entry(one.cause).or_insert((0.0, one));
+            *seconds += one.seconds;
+            if one.seconds > heaviest.seconds {
+                *heaviest = one;
             }
         }
-        for (cause, (seconds, _, explanation)) in of_window {
+        let mut spoke = Vec::new();
+        for (cause, (seconds, Contribution { strength, explanation, .. })) in of_window {
             let weighed = self.causes.entry(cause.to_owned()).or_default();
             weighed.votes += seconds / total.max(1e-9);
             // The latest words that are about as strong as any: numbers of now, but not of the recovery.
-            if seconds >= 0.7 * weighed.most {
+            if *strength >= AS_STRONG * weighed.most {
+                spoke.push(cause);
                 explanation.clone_into(&mut weighed.explanation);
-                weighed.most = weighed.most.max(seconds);
+                weighed.most = weighed.most.max(*strength);
             }
         }
+        self.top().is_some_and(|(cause, _)| spoke.contains(&cause))
     }
 
     /// Causes, most likely first; shares sum to 1 at most.
@@ -156,7 +191,7 @@ mod tests {
     use super::*;
 
     fn contribution(cause: &'static str, seconds: f64) -> Contribution {
-        Contribution { cause, seconds, explanation: format!("{cause} {seconds}") }
+        Contribution { cause, seconds, strength: seconds, explanation: format!("{cause} {seconds}") }
     }
 
     /// Scenario: two windows with two causes. Guarantee: the heavier is first with its strongest words, shares sum to
@@ -170,6 +205,26 @@ mod tests {
         assert_eq!(causes[0].cause, "gpu");
         assert_eq!(causes[0].explanation, "gpu 0.9");
         assert!(causes.iter().map(|cause| cause.share).sum::<f64>() <= 1.0);
+    }
+
+    /// Scenario: throttled for some windows, then only traffic is left; the same early on, and where there was traffic from the
+    /// start. Guarantee: what is left once a cause is established is its backlog, else it has its vote; a window that shows the
+    /// first cause well says so.
+    #[test]
+    fn what_is_left_of_an_established_cause_is_its_backlog() {
+        let (gpu, traffic) = ([contribution("gpu", 0.5)], [contribution("traffic", 0.9)]);
+        let mut ledger = Ledger::default();
+        assert!(!ledger.is_backlog(&traffic));
+        assert!(ledger.add(&gpu) && ledger.add(&gpu) && !ledger.is_backlog(&traffic));
+        assert!(ledger.add(&gpu) && ledger.is_backlog(&traffic));
+        assert!(!ledger.is_backlog(&[contribution("gpu", 0.1), contribution("traffic", 0.9)]));
+        assert!(!ledger.is_backlog(&[contribution("host", 0.9)]) && !ledger.is_backlog(&[]));
+        assert!(!ledger.add(&[contribution("gpu", 0.1)]), "weaker words are not taken");
+        let mut ledger = Ledger::default();
+        for _ in 0..4 {
+            ledger.add(&[contribution("gpu", 0.6), contribution("traffic", 0.4)]);
+        }
+        assert!(!ledger.is_backlog(&traffic));
     }
 
     /// Scenario: a part without drivers, and one with two. Guarantee: nothing is made up; what is given is the part.
