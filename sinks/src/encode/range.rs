@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use arrow::array::RecordBatch;
 use infertrace_runtime::log::Record;
 use infertrace_schemas::{
     dedup::Dedup,
@@ -42,21 +43,27 @@ pub struct EncodedRange {
     pub batch_ids: Vec<Id16>,
 }
 
-/// Decodes `records`, which ascend by offset, and encodes their spans. Each record is dropped as soon as
-/// it is decoded. `seen` holds the batches before this range and learns those in it.
-///
-/// # Errors
-/// [`EncodeError`] when the range cannot be written as a whole; nothing passing.
-pub fn encode_range(
-    records: Vec<Record>,
-    seen: &mut Dedup,
-    settings: &FileSettings,
-) -> Result<EncodedRange, EncodeError> {
-    let mut range = EncodedRange { records: records.len() as u64, ..EncodedRange::default() };
-    let partition =
-        i32::try_from(settings.partition).map_err(|_| EncodeError::Partition(settings.partition))?;
+/// The records of a range as columns.
+#[derive(Debug, Default)]
+pub struct ReadRange {
+    /// Spans; more than one batch only where a column would pass the reach of 32-bit offsets.
+    pub batches: Vec<RecordBatch>,
+    /// Records dropped as retries.
+    pub duplicate_records: u64,
+    /// Spans that could not be decoded in good records.
+    pub rejected_spans: u64,
+    /// Records for the dead-letter topic.
+    pub poison: Vec<PoisonRecord>,
+    /// Ids of the batches that were new, in the order of their records.
+    pub batch_ids: Vec<Id16>,
+}
+
+/// Decodes `records`, which ascend by offset. Each record is dropped as soon as it is decoded. `seen` holds the batches
+/// before this range and learns those in it.
+#[must_use]
+pub fn read_range(records: Vec<Record>, seen: &mut Dedup, partition: i32) -> ReadRange {
+    let mut range = ReadRange::default();
     let mut reader = SpanReader::new();
-    let mut batches = Vec::with_capacity(1);
     for record in records {
         // A tombstone says nothing about spans.
         let Some(payload) = &record.payload else { continue };
@@ -68,7 +75,7 @@ pub fn encode_range(
         let position = Position { partition, offset: record.offset.0.cast_signed() };
         let pushed = match reader.push(payload, position) {
             Err(RecordError::ReaderFull) => {
-                batches.push(reader.finish());
+                range.batches.push(reader.finish());
                 reader.push(payload, position)
             }
             pushed => pushed,
@@ -87,9 +94,31 @@ pub fn encode_range(
             }
         }
     }
-    batches.push(reader.finish());
-    drop(reader);
-    range.rows = batches.iter().map(|batch| batch.num_rows() as u64).sum();
-    range.files = encode_rows(&batches, settings)?;
-    Ok(range)
+    range.batches.push(reader.finish());
+    range
+}
+
+/// Decodes `records` as [`read_range`] does, and encodes their spans.
+///
+/// # Errors
+/// [`EncodeError`] when the range cannot be written as a whole; nothing passing.
+pub fn encode_range(
+    records: Vec<Record>,
+    seen: &mut Dedup,
+    settings: &FileSettings,
+) -> Result<EncodedRange, EncodeError> {
+    let partition =
+        i32::try_from(settings.partition).map_err(|_| EncodeError::Partition(settings.partition))?;
+    let count = records.len() as u64;
+    let ReadRange { batches, duplicate_records, rejected_spans, poison, batch_ids } =
+        read_range(records, seen, partition);
+    Ok(EncodedRange {
+        rows: batches.iter().map(|batch| batch.num_rows() as u64).sum(),
+        files: encode_rows(&batches, settings)?,
+        records: count,
+        duplicate_records,
+        rejected_spans,
+        poison,
+        batch_ids,
+    })
 }
