@@ -64,6 +64,10 @@ pub fn all(groups: Groups<'_>) -> Vec<Access> {
         transactional_ids: ids.iter().map(|&id| id.to_owned()).collect(),
         creates: None,
     };
+    // Each topic is read by a group of its own.
+    let of_clickhouse = ["", "-traces", "-rollups", "-insights", "-samples"]
+        .map(|suffix| format!("{}{suffix}", groups.clickhouse));
+    let of_sink: Vec<&str> = std::iter::once(groups.sink).chain(of_clickhouse.iter().map(String::as_str)).collect();
     vec![
         role("gateway", &[(Write, topics::SPANS), (Write, topics::GPU)], &[], &[]),
         role(
@@ -107,7 +111,7 @@ pub fn all(groups: Groups<'_>) -> Vec<Access> {
                 (Write, topics::SINK_STATE),
                 (Write, topics::DLQ),
             ],
-            &[groups.sink, groups.clickhouse],
+            &of_sink,
             &[groups.clickhouse],
         ),
         role(

@@ -28,7 +28,7 @@ engine = session.Session(FOLDER)
 one_at_a_time = threading.Lock()
 
 
-def run(query, settings, body):
+def run(query, settings, body, encoding):
     """The bytes that `query` answers with."""
     insert = re.match(r"\s*(INSERT\s+INTO\s+.*?)\s+FORMAT\s+(\w+)\s*$", query, re.I | re.S)
     if insert and body:
@@ -37,6 +37,7 @@ def run(query, settings, body):
             file.write(body)
             file.flush()
             head = f"{insert[1]} FROM INFILE {quoted(file.name)}"
+            head += f" COMPRESSION {quoted(encoding)}" if encoding else ""
             return engine.query(f"{head} SETTINGS {pairs} FORMAT {insert[2]}" if pairs else f"{head} FORMAT {insert[2]}")
     text = query + body.decode() if body else query
     form = re.search(r"\bFORMAT\s+(\w+)\s*;?\s*$", text, re.I)
@@ -74,7 +75,7 @@ class Front(BaseHTTPRequestHandler):
         settings = {name: value for name, value in parameters.items() if name not in NOT_SETTINGS}
         try:
             with one_at_a_time:
-                result = run(parameters.get("query", ""), settings, body)
+                result = run(parameters.get("query", ""), settings, body, self.headers.get("Content-Encoding"))
                 data = bytes(result.bytes()) if result is not None and result.has_error() is False else b""
                 if result is not None and result.has_error():
                     raise RuntimeError(result.error_message())

@@ -220,9 +220,16 @@ impl Client {
     /// # Errors
     /// [`Error::NoAnswer`], [`Error::Answered`].
     pub async fn statement(&self, sql: &str) -> Result<String, Error> {
+        Ok(String::from_utf8_lossy(&self.fetch(sql).await?).into_owned())
+    }
+
+    /// As [`Client::statement`], for answers that are no text; at most 16 MiB.
+    ///
+    /// # Errors
+    /// As [`Client::statement`].
+    pub async fn fetch(&self, sql: &str) -> Result<Bytes, Error> {
         let what: String = sql.split_whitespace().take(6).collect::<Vec<_>>().join(" ");
-        let answer = self.post(&what, self.base.clone(), Bytes::from(sql.to_owned()), None).await?;
-        Ok(String::from_utf8_lossy(&answer).into_owned())
+        self.post(&what, self.base.clone(), Bytes::from(sql.to_owned()), None).await
     }
 
     /// Sends `body` to the `INSERT … FORMAT …` of `query`.
