@@ -67,7 +67,8 @@ pub fn all(groups: Groups<'_>) -> Vec<Access> {
     // Each topic is read by a group of its own.
     let of_clickhouse = ["", "-traces", "-rollups", "-insights", "-samples"]
         .map(|suffix| format!("{}{suffix}", groups.clickhouse));
-    let of_sink: Vec<&str> = std::iter::once(groups.sink).chain(of_clickhouse.iter().map(String::as_str)).collect();
+    let of_sink: Vec<&str> =
+        std::iter::once(groups.sink).chain(of_clickhouse.iter().map(String::as_str)).collect();
     vec![
         role("gateway", &[(Write, topics::SPANS), (Write, topics::GPU)], &[], &[]),
         role(

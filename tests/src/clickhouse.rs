@@ -28,7 +28,10 @@ impl ClickHouse {
     /// When it does not come up.
     pub fn start() -> anyhow::Result<Option<Self>> {
         if server().is_none() && !folder().join("installed").is_file() {
-            eprintln!("SKIPPED: no `clickhouse` on PATH and no chDB in {}: run `cargo xtask setup`", folder().display());
+            eprintln!(
+                "SKIPPED: no `clickhouse` on PATH and no chDB in {}: run `cargo xtask setup`",
+                folder().display()
+            );
             return Ok(None);
         }
         let dir = TempDir::with_prefix("infertrace-clickhouse-")?;

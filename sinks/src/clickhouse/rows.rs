@@ -15,7 +15,7 @@ use arrow::{
 use infertrace_runtime::log::Record;
 use infertrace_schemas::{
     avro::{AvroRecord, Insight, Rollup, SchemaIds, TraceSummary},
-    columns::{UTC, name},
+    columns::name,
     lake::Id16,
 };
 use serde::Serialize;
@@ -59,6 +59,8 @@ pub(super) struct Shape {
     fields: SchemaRef,
     /// Columns that are named otherwise here.
     renamed: &'static [(&'static str, &'static str)],
+    /// Whether the table keeps one row of a key, so that rows written twice collapse and cannot be counted.
+    is_replacing: bool,
 }
 
 impl Shape {
@@ -70,7 +72,12 @@ impl Shape {
     ) -> Self {
         fields.push(Field::new(name::PARTITION, DataType::Int32, false));
         fields.push(Field::new(name::OFFSET, DataType::Int64, false));
-        Self { table, time_column, fields: Arc::new(Schema::new(fields)), renamed }
+        Self { table, time_column, fields: Arc::new(Schema::new(fields)), renamed, is_replacing: false }
+    }
+
+    /// For a ReplacingMergeTree.
+    fn replacing(self) -> Self {
+        Self { is_replacing: true, ..self }
     }
 
     /// The rows of `values`.
@@ -83,7 +90,7 @@ impl Shape {
             table: self.table,
             time_column: self.time_column,
             batch: self.flat(&batch)?,
-            is_idempotent: false,
+            is_idempotent: self.is_replacing,
         })
     }
 
@@ -154,7 +161,8 @@ pub(super) fn text(name: &str) -> Field {
 }
 
 pub(super) fn time(name: &str) -> Field {
-    Field::new(name, DataType::Timestamp(TimeUnit::Nanosecond, Some(UTC.into())), false)
+    // Without a zone: Arrow's reader knows none by name, and the tables' columns are in UTC.
+    Field::new(name, DataType::Timestamp(TimeUnit::Nanosecond, None), false)
 }
 
 pub(super) fn of(name: &str, data_type: DataType) -> Field {
@@ -251,7 +259,7 @@ impl TableRecord for TraceSummary<'static> {
             ("ttft_queue_nanos", "ttft_queue_ns"),
             ("ttft_prefill_nanos", "ttft_prefill_ns"),
         ];
-        Shape::new("traces", "start_time", fields, RENAMED)
+        Shape::new("traces", "start_time", fields, RENAMED).replacing()
     }
 
     fn fault(&self) -> Option<String> {
@@ -292,7 +300,7 @@ impl TableRecord for Rollup {
         ];
         const RENAMED: &[(&str, &str)] =
             &[("window_start_unix_nanos", "window_start"), ("window_nanos", "window_ns")];
-        Shape::new("rollups", "window_start", fields, RENAMED)
+        Shape::new("rollups", "window_start", fields, RENAMED).replacing()
     }
 }
 
@@ -339,6 +347,6 @@ impl TableRecord for Insight {
             ("resolved_unix_nanos", "resolved"),
             ("recommendation_expected_gain", "recommendation_gain"),
         ];
-        Shape::new("insights", "opened", fields, RENAMED)
+        Shape::new("insights", "opened", fields, RENAMED).replacing()
     }
 }

@@ -70,7 +70,10 @@ async fn a_server_that_is_away_is_waited_for() {
     let Some(mut server) = server() else { return };
     let world = World::new(2).await;
     let mut spans = world.fill(2, 0, 10).await;
-    let config = infertrace_sinks::clickhouse::Config { memory_budget_bytes: 64 << 10, ..config(server.url(), "away") };
+    let config = infertrace_sinks::clickhouse::Config {
+        memory_budget_bytes: 64 << 10,
+        ..config(server.url(), "away")
+    };
     let sink = world.start(&config).await;
     until_committed(&world, 2).await;
     server.kill();
@@ -95,7 +98,8 @@ async fn another_schema_stops_the_sink_until_it_is_mended() {
     until_committed(&world, 1).await;
     client.statement("ALTER TABLE other.spans RENAME COLUMN kind TO sort").await.expect("renamed");
     spans += world.fill(1, 2, 2).await;
-    until("the alarm", || async { sink.metric("infertrace_clickhouse_spans_refused_operations") > 0.0 }).await;
+    until("the alarm", || async { sink.metric("infertrace_clickhouse_spans_refused_operations") > 0.0 })
+        .await;
     client.statement("ALTER TABLE other.spans RENAME COLUMN sort TO kind").await.expect("renamed");
     until_committed(&world, 1).await;
     assert_eq!(sink.metric("infertrace_clickhouse_spans_refused_operations"), 0.0);

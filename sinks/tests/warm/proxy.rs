@@ -144,7 +144,8 @@ async fn read_request(client: &mut TcpStream) -> std::io::Result<Vec<u8>> {
         }
     };
     let text = String::from_utf8_lossy(&request[..head]).to_lowercase();
-    let length = text.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse::<usize>().ok());
+    let length =
+        text.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse::<usize>().ok());
     while request.len() < head + 4 + length.unwrap_or(0) {
         if client.read_buf(&mut request).await? == 0 {
             return Err(std::io::ErrorKind::UnexpectedEof.into());

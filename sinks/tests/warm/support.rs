@@ -9,7 +9,7 @@ use infertrace_runtime::{
         Log, Millis, NewRecord, TopicPartition, TopicSpec,
         embedded::{self, EmbeddedLog},
     },
-    telemetry::MetricsRegistry,
+    telemetry::{self, LogFormat, MetricsRegistry},
 };
 use infertrace_schemas::topics;
 use infertrace_sinks::clickhouse::{self, Client, Config, Deps};
@@ -30,8 +30,14 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) async fn new(partitions: u32) -> Self {
+        // Shows what the sinks say where RUST_LOG asks for it.
+        let _ = telemetry::init_logs(LogFormat::Text, "off");
         let dir = tempfile::tempdir().expect("a folder");
-        let config = embedded::Config { dir: dir.path().to_owned(), preallocate: false, ..embedded::Config::default() };
+        let config = embedded::Config {
+            dir: dir.path().to_owned(),
+            preallocate: false,
+            ..embedded::Config::default()
+        };
         let log = EmbeddedLog::open(config).expect("opens");
         let specs: Vec<TopicSpec> = topics::all(partitions)
             .into_iter()
@@ -66,7 +72,8 @@ impl World {
                 let batch = u128::from(index) << 32 | u128::from(partition) << 1 | 1;
                 let first = (index * u64::from(partitions) + u64::from(partition)) * 4;
                 let spans = (first..first + 4).map(span).collect();
-                let batch = SpanBatch { spans, batch_id: batch.to_be_bytes().to_vec(), ..SpanBatch::default() };
+                let batch =
+                    SpanBatch { spans, batch_id: batch.to_be_bytes().to_vec(), ..SpanBatch::default() };
                 self.append(topics::SPANS, partition, batch.encode_to_vec()).await;
             }
         }
@@ -128,7 +135,8 @@ impl Running {
     pub(crate) fn metric(&self, name: &str) -> f64 {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.metrics).expect("text");
-        let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{name} in {text}"));
+        let line =
+            text.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{name} in {text}"));
         line.rsplit(' ').next().expect("value").parse().expect("number")
     }
 }
@@ -188,17 +196,6 @@ pub(crate) async fn assert_holds(client: &Client, database: &str, spans: u64) {
          toStartOfMinute(start_time)) NOT IN (SELECT trace_low, minute FROM {database}.trace_times)"
     );
     assert_eq!(value(client, &sql).await, "0", "every span is found by its trace");
-}
-
-/// Waits until so many spans are there or more.
-pub(crate) async fn until_spans(client: &Client, database: &str, spans: u64) {
-    let sql = format!("SELECT count() FROM {database}.spans");
-    until(&format!("{spans} spans in {database}"), || async {
-        // No table yet.
-        let count = client.statement(&sql).await.unwrap_or_default();
-        count.trim().parse::<u64>().is_ok_and(|count| count >= spans)
-    })
-    .await;
 }
 
 /// Waits until the group's position in every partition is at the end of the log.
