@@ -26,7 +26,7 @@ use crate::{
 pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
     let Some((name, rest)) = arguments.split_first() else {
         bail!(
-            "cargo xtask bench gateway | path | overload | reader | transcode | parquet | processor | query | log | loadgen"
+            "cargo xtask bench gateway | path | overload | reader | transcode | parquet | clickhouse | processor | query | log | loadgen"
         );
     };
     let example = |package: &str, example: &str| {
@@ -44,6 +44,7 @@ pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
         "reader" => example("infertrace-schemas", "reader_bench"),
         "transcode" => example("infertrace-gateway", "transcode_bench"),
         "parquet" => example("infertrace-sinks", "parquet_bench"),
+        "clickhouse" => example("infertrace-sinks", "clickhouse_bench"),
         "processor" => example("infertrace-processors", "processor_bench"),
         "query" => example("infertrace-query", "query_bench"),
         "log" => example("infertrace-runtime", "embedded_append"),
