@@ -7,8 +7,8 @@ use infertrace_runtime::telemetry::LogFormat;
 use toml::Value;
 
 use crate::commands::{
-    audit::Audit, detect::Detect, dlq::Dlq, evaluate_nab::Nab, evaluate_scenarios::Scenarios, replay::Replay,
-    topics::Topics,
+    audit::Audit, clickhouse::ClickHouse, detect::Detect, dlq::Dlq, evaluate_nab::Nab,
+    evaluate_scenarios::Scenarios, replay::Replay, topics::Topics,
 };
 
 /// Why inference got slow or dear, and what to change.
@@ -44,7 +44,7 @@ pub(crate) enum Command {
     Gateway(Flags),
     /// Assembles traces
     Processor(Flags),
-    /// Writes the lake
+    /// Writes the lake, and ClickHouse where one is given
     Sink(Flags),
     /// Answers queries and serves the UI
     Api(Flags),
@@ -54,6 +54,9 @@ pub(crate) enum Command {
     /// Shows records that no role could read, and sends them back
     #[command(subcommand)]
     Dlq(Dlq),
+    /// Makes and changes ClickHouse's tables
+    #[command(name = "clickhouse", subcommand)]
+    ClickHouse(ClickHouse),
     /// Compares the log with the lake, span by span; exit code 1 when they differ
     Audit(Audit),
     /// Scores each row of a series for anomalies
@@ -108,6 +111,9 @@ pub(crate) struct Flags {
     /// Lake: a folder, s3://bucket/prefix, gs://…, az://… [object_store]
     #[arg(long, value_name = "URL")]
     object_store: Option<String>,
+    /// ClickHouse's HTTP interface, as in http://localhost:8123 [sink.clickhouse.url]
+    #[arg(long, value_name = "URL")]
+    clickhouse: Option<String>,
     /// Address for gRPC: native protocol and OTLP [gateway.grpc_addr]
     #[arg(long, value_name = "ADDR")]
     grpc: Option<String>,
@@ -136,6 +142,7 @@ impl Flags {
         let texts = [
             ("kafka.brokers", &self.kafka),
             ("object_store", &self.object_store),
+            ("sink.clickhouse.url", &self.clickhouse),
             ("gateway.grpc_addr", &self.grpc),
             ("gateway.http_addr", &self.http),
             ("query.listen", &self.api),

@@ -38,6 +38,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Topics(command) => return commands::topics::run(&command),
         Command::Dlq(command) => return commands::dlq::run(&command),
+        Command::ClickHouse(command) => return commands::clickhouse::run(&command),
         Command::Audit(args) => return commands::audit::run(&args),
         Command::Detect(args) => return commands::detect::run(&args),
         Command::Evaluate(Evaluate::Nab(args)) => return commands::evaluate_nab::run(&args),

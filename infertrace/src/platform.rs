@@ -28,7 +28,7 @@ pub(crate) struct Roles {
     pub(crate) gateway: bool,
     /// Trace assembly.
     pub(crate) processor: bool,
-    /// Parquet sink.
+    /// Parquet sink, and the ClickHouse sink where one is configured.
     pub(crate) sink: bool,
     /// Query API and UI.
     pub(crate) api: bool,
@@ -105,10 +105,12 @@ pub(crate) struct Platform {
     stitching: Option<infertrace_processors::stitching::Service>,
     delivery: Option<infertrace_processors::delivery::Service>,
     sink: Option<infertrace_sinks::Service>,
+    clickhouse: Option<infertrace_sinks::clickhouse::Service>,
     api: Option<infertrace_query::Service>,
     ops: Option<(tokio::net::TcpListener, Arc<dyn Fn() -> String + Send + Sync>)>,
     log_name: String,
     lake: String,
+    warm: String,
 }
 
 impl Platform {
@@ -120,12 +122,14 @@ impl Platform {
             format!("embedded log in {}", config.data_dir.join("log").display())
         };
         let lake = config.lake();
+        let warm = config.sink.clickhouse.url.clone();
         let backend = Backend::open(&config).with_context(|| format!("opening the {log_name}"))?;
         let log = backend.log();
         create_topics(log.as_ref(), &config)
             .await
             .with_context(|| format!("creating topics on the {log_name}"))?;
-        if !config.schema_registry.url.is_empty() && (roles.processor || roles.api) {
+        let reads_avro = roles.processor || roles.api || (roles.sink && config.sink.clickhouse.is_used());
+        if !config.schema_registry.url.is_empty() && reads_avro {
             use_registry(&config).await?;
         }
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
@@ -169,6 +173,15 @@ impl Platform {
             };
             delivery = Some(infertrace_processors::delivery::build(config.delivery, deps).await?);
         }
+        let mut clickhouse = None;
+        if roles.sink && config.sink.clickhouse.is_used() {
+            let deps = infertrace_sinks::clickhouse::Deps {
+                log: log.clone(),
+                clock: clock.clone(),
+                metrics: &mut metrics,
+            };
+            clickhouse = Some(infertrace_sinks::clickhouse::build(&config.sink.clickhouse, deps).await?);
+        }
         let mut sink = None;
         if let (true, Some((store, prefix))) = (roles.sink, &store) {
             let deps = infertrace_sinks::Deps {
@@ -209,10 +222,12 @@ impl Platform {
             stitching,
             delivery,
             sink,
+            clickhouse,
             api,
             ops,
             log_name,
             lake,
+            warm,
         })
     }
 
@@ -226,6 +241,9 @@ impl Platform {
         let mut lines = vec![format!("log      {}", self.log_name)];
         if self.sink.is_some() || self.api.is_some() {
             lines.push(format!("lake     {}", self.lake));
+        }
+        if self.clickhouse.is_some() {
+            lines.push(format!("warm     ClickHouse at {}", self.warm));
         }
         if let Some(gateway) = &self.gateway {
             lines.push(format!("gRPC     {}  (OTLP and native)", gateway.grpc_addr()));
@@ -266,6 +284,14 @@ impl Platform {
         }
         if let Some(service) = self.sink {
             start(&mut running, &ended, "sink", |stop| async move { Ok(service.run(stop).await?) });
+        }
+        if let Some(service) = self.clickhouse {
+            start(
+                &mut running,
+                &ended,
+                "clickhouse sink",
+                |stop| async move { Ok(service.run(stop).await?) },
+            );
         }
         if let Some(service) = self.api {
             start(&mut running, &ended, "api", |stop| async move { Ok(service.run(stop).await?) });

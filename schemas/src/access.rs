@@ -44,6 +44,8 @@ pub struct Groups<'a> {
     pub delivery: &'a str,
     /// Of the Parquet sink.
     pub sink: &'a str,
+    /// Of the ClickHouse sink.
+    pub clickhouse: &'a str,
 }
 
 /// Transactional id of `infertrace dlq redrive`.
@@ -62,6 +64,11 @@ pub fn all(groups: Groups<'_>) -> Vec<Access> {
         transactional_ids: ids.iter().map(|&id| id.to_owned()).collect(),
         creates: None,
     };
+    // Each topic is read by a group of its own.
+    let of_clickhouse = ["", "-traces", "-rollups", "-insights", "-samples"]
+        .map(|suffix| format!("{}{suffix}", groups.clickhouse));
+    let of_sink: Vec<&str> =
+        std::iter::once(groups.sink).chain(of_clickhouse.iter().map(String::as_str)).collect();
     vec![
         role("gateway", &[(Write, topics::SPANS), (Write, topics::GPU)], &[], &[]),
         role(
@@ -92,7 +99,22 @@ pub fn all(groups: Groups<'_>) -> Vec<Access> {
             &[groups.processor, groups.samples, groups.insights, groups.stitching, groups.delivery],
             &[groups.processor, groups.samples, groups.insights, groups.stitching],
         ),
-        role("sink", &[(Read, topics::SPANS), (Write, topics::DLQ)], &[groups.sink], &[]),
+        role(
+            "sink",
+            &[
+                (Read, topics::SPANS),
+                // The rest is for ClickHouse.
+                (Read, topics::GPU),
+                (Read, topics::TRACES),
+                (Read, topics::ROLLUPS),
+                (Read, topics::INSIGHTS),
+                (Read, topics::SINK_STATE),
+                (Write, topics::SINK_STATE),
+                (Write, topics::DLQ),
+            ],
+            &of_sink,
+            &[groups.clickhouse],
+        ),
         role(
             "api",
             &[
@@ -185,6 +207,7 @@ mod tests {
             stitching: "st",
             delivery: "d",
             sink: "s",
+            clickhouse: "c",
         })
     }
 
@@ -218,14 +241,20 @@ mod tests {
             let access = table.iter().find(|access| access.role == role).expect("known");
             access.lines(&format!("User:infertrace-{role}"))
         };
-        assert_eq!(
-            lines("sink"),
-            [
-                "--add --allow-principal 'User:infertrace-sink' --operation Write --operation Describe --topic infertrace.dlq.v1",
-                "--add --allow-principal 'User:infertrace-sink' --operation Read --operation Describe --topic infertrace.spans.v1",
-                "--add --allow-principal 'User:infertrace-sink' --operation Read --operation Describe --group s",
-            ]
+        let gateway = |rest| {
+            format!(
+                "--add --allow-principal 'User:infertrace-gateway' --operation Write --operation Describe --topic {rest}"
+            )
+        };
+        assert_eq!(lines("gateway"), [gateway(topics::GPU), gateway(topics::SPANS)]);
+        let sink = lines("sink");
+        assert!(
+            sink.iter().any(|line| line.ends_with("--operation Read --operation Describe --group s")),
+            "{sink:?}"
         );
+        assert!(sink.iter().any(|line| {
+            line.ends_with("--operation Read --operation Write --operation Describe --topic infertrace.state.clickhouse.v1")
+        }));
         let processor = lines("processor").join("\n");
         assert!(processor.contains(
             "--operation Read --operation Write --operation Describe --topic infertrace.traces.v1"

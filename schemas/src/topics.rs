@@ -29,6 +29,8 @@ pub const INSIGHT_STATE: &str = "infertrace.state.insights.v1";
 pub const REQUESTS: &str = "infertrace.requests.v1";
 /// What several traces say of one request: Avro, keyed by tenant and request id.
 pub const LINKS: &str = "infertrace.links.v1";
+/// What the ClickHouse sink has inserted and is about to: keyed by group, topic and partition, compacted. Internal.
+pub const SINK_STATE: &str = "infertrace.state.clickhouse.v1";
 /// Records nobody could read: their raw bytes, with origin and error in headers.
 pub const DLQ: &str = "infertrace.dlq.v1";
 
@@ -82,6 +84,7 @@ pub fn all(partitions: u32) -> Vec<Topic> {
         topic(LINKS, partitions, Some(7), "tenant and request id (the partition of its sightings)"),
         topic(ROLLUP_STATE, partitions, None, "source"),
         topic(INSIGHT_STATE, partitions, None, "partition of the partials"),
+        topic(SINK_STATE, partitions, None, "group, topic and partition"),
         topic(DLQ, 1, Some(14), "origin"),
     ]
 }
@@ -98,7 +101,7 @@ mod tests {
         let mut names: Vec<_> = topics.iter().map(|topic| topic.name).collect();
         names.sort_unstable();
         names.dedup();
-        assert_eq!(names.len(), 12);
+        assert_eq!(names.len(), 13);
         assert!(names.iter().all(|name| name.starts_with("infertrace.") && name.ends_with(".v1")));
         for topic in &topics {
             let is_state = topic.name == BASELINES || topic.name.contains(".state.");

@@ -1,4 +1,4 @@
-//! Settings of the Parquet sink, with their defaults and bounds.
+//! Settings of the Parquet sink, with their defaults and bounds, and what every sink's service needs of its settings.
 
 use infertrace_schemas::dedup;
 use serde::{Deserialize, Serialize};
@@ -38,6 +38,42 @@ pub struct Config {
     pub refused_retry_ms: u64,
     /// How long a shutdown waits for what was read to be written.
     pub drain_timeout_ms: u64,
+    /// ClickHouse sink; used when its `url` is set.
+    pub clickhouse: crate::clickhouse::Config,
+}
+
+/// What [`crate::service`] needs of a sink's settings; [`Config`] says what each means.
+#[derive(Clone, Debug)]
+pub(crate) struct Flow {
+    pub(crate) group: String,
+    pub(crate) target_rows: u64,
+    pub(crate) target_bytes: u64,
+    pub(crate) flush_interval_ms: u64,
+    pub(crate) memory_budget_bytes: usize,
+    pub(crate) max_poll_bytes: usize,
+    pub(crate) concurrent_flushes: usize,
+    pub(crate) retry_base_ms: u64,
+    pub(crate) retry_max_ms: u64,
+    pub(crate) refused_retry_ms: u64,
+    pub(crate) drain_timeout_ms: u64,
+}
+
+impl From<&Config> for Flow {
+    fn from(config: &Config) -> Self {
+        Self {
+            group: config.group.clone(),
+            target_rows: config.target_rows,
+            target_bytes: config.target_bytes,
+            flush_interval_ms: config.flush_interval_ms,
+            memory_budget_bytes: config.memory_budget_bytes,
+            max_poll_bytes: config.max_poll_bytes,
+            concurrent_flushes: config.concurrent_flushes,
+            retry_base_ms: config.retry_base_ms,
+            retry_max_ms: config.retry_max_ms,
+            refused_retry_ms: config.refused_retry_ms,
+            drain_timeout_ms: config.drain_timeout_ms,
+        }
+    }
 }
 
 impl Default for Config {
@@ -57,6 +93,7 @@ impl Default for Config {
             retry_max_ms: 10_000,
             refused_retry_ms: 30_000,
             drain_timeout_ms: 20_000,
+            clickhouse: crate::clickhouse::Config::default(),
         }
     }
 }
@@ -67,13 +104,6 @@ impl Config {
     /// # Errors
     /// A sentence that names the field and its bounds.
     pub fn validate(&self) -> Result<(), String> {
-        let within = |name: &str, value: u64, low: u64, high: u64| {
-            if (low..=high).contains(&value) {
-                Ok(())
-            } else {
-                Err(format!("{name} is {value}, it must be within {low}..={high}"))
-            }
-        };
         within("target_rows", self.target_rows, 1, 50_000_000)?;
         // Arrow's 32-bit offsets reach 2 GiB a column, and rendered text may triple.
         within("target_bytes", self.target_bytes, 1, 512 << 20)?;
@@ -88,6 +118,17 @@ impl Config {
         within("retry_max_ms", self.retry_max_ms, self.retry_base_ms, 3_600_000)?;
         within("refused_retry_ms", self.refused_retry_ms, 1, 3_600_000)?;
         within("drain_timeout_ms", self.drain_timeout_ms, 0, 3_600_000)?;
-        if self.group.is_empty() { Err("group is empty".to_owned()) } else { Ok(()) }
+        if self.group.is_empty() {
+            return Err("group is empty".to_owned());
+        }
+        self.clickhouse.validate().map_err(|error| format!("clickhouse: {error}"))
     }
+}
+
+/// Whether `value` is within bounds, or a sentence that names it.
+pub(crate) fn within(name: &str, value: u64, low: u64, high: u64) -> Result<(), String> {
+    if (low..=high).contains(&value) {
+        return Ok(());
+    }
+    Err(format!("{name} is {value}, it must be within {low}..={high}"))
 }

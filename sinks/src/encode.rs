@@ -30,7 +30,7 @@ use parquet::{errors::ParquetError, file::metadata::ParquetMetaDataReader};
 
 use chunk::PageCompressor;
 use file::OpenFile;
-pub use range::{EncodedRange, PoisonRecord, encode_range};
+pub use range::{EncodedRange, PoisonRecord, ReadRange, encode_range, read_range};
 
 /// Key of the file's own entry (without sizes) in its metadata.
 pub const ENTRY_KEY: &str = "infertrace.file";

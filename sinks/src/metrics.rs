@@ -1,4 +1,4 @@
-//! Metrics of the Parquet sink.
+//! Metrics of a sink.
 
 use infertrace_runtime::telemetry::{MetricsRegistry, RoleLag};
 use prometheus_client::{
@@ -41,8 +41,8 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    /// Creates the metrics and registers them below `parquet_sink_`.
-    pub(crate) fn register(registry: &mut MetricsRegistry) -> Self {
+    /// Creates the metrics and registers them below `prefix`; `role` labels the lag.
+    pub(crate) fn register(registry: &mut MetricsRegistry, prefix: &str, role: &'static str) -> Self {
         let seconds = || Histogram::new(exponential_buckets(0.005, 2.0, 15));
         let metrics = Self {
             read_records: Counter::default(),
@@ -62,13 +62,18 @@ impl Metrics {
             refused: Gauge::default(),
             halted_partitions: Gauge::default(),
             retries: Family::default(),
-            lag: registry.consumer_lag("sink"),
+            lag: registry.consumer_lag(role),
         };
-        let sink = registry.sub_registry_with_prefix("parquet_sink");
+        let sink = registry.sub_registry_with_prefix(prefix);
         sink.register("read_records", "Records taken from the log", metrics.read_records.clone());
-        sink.register("rows", "Spans in published files", metrics.rows.clone());
-        sink.register("files", "Data files published", metrics.files.clone());
-        sink.register_with_unit("written", "Size of published files", Unit::Bytes, metrics.bytes.clone());
+        sink.register("rows", "Rows in published files or inserts", metrics.rows.clone());
+        sink.register("files", "Data files or inserts published", metrics.files.clone());
+        sink.register_with_unit(
+            "written",
+            "Size of published files or inserts",
+            Unit::Bytes,
+            metrics.bytes.clone(),
+        );
         sink.register("manifests", "Ranges published", metrics.manifests.clone());
         let duplicates = metrics.duplicate_records.clone();
         sink.register("duplicate_records", "Records dropped as retries", duplicates);
@@ -81,20 +86,16 @@ impl Metrics {
         let followed = metrics.followed_plans.clone();
         sink.register("followed_plans", "Ranges cut by an earlier run or another instance", followed);
         let flush = metrics.flush_seconds.clone();
-        sink.register_with_unit("flush", "From the cut of a range to its manifest", Unit::Seconds, flush);
+        sink.register_with_unit("flush", "From the cut of a range to its end", Unit::Seconds, flush);
         let encode = metrics.encode_seconds.clone();
         sink.register_with_unit("encode", "Decoding, sorting and encoding of a range", Unit::Seconds, encode);
         let buffered = metrics.buffered_bytes.clone();
         sink.register_with_unit("buffered", "Records held", Unit::Bytes, buffered);
         sink.register("paused", "1 while reading is paused by the memory budget", metrics.paused.clone());
-        sink.register(
-            "refused_operations",
-            "Store or log calls an operator must fix",
-            metrics.refused.clone(),
-        );
+        sink.register("refused_operations", "Calls an operator must fix", metrics.refused.clone());
         let halted = metrics.halted_partitions.clone();
         sink.register("halted_partitions", "Partitions that stand still until an operator acts", halted);
-        sink.register("retries", "Store and log calls repeated", metrics.retries.clone());
+        sink.register("retries", "Calls repeated", metrics.retries.clone());
         metrics
     }
 

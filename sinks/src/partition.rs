@@ -3,14 +3,14 @@
 //!
 //! Invariant: at most one job runs for a partition, and a job of an earlier generation changes nothing.
 
-use infertrace_schemas::{dedup::Dedup, lake::Plan};
+use infertrace_schemas::dedup::Dedup;
 
-use crate::{buffer::Buffer, config::Config};
+use crate::{buffer::Buffer, config::Flow};
 
 /// Where a partition stands.
 #[derive(Debug)]
-pub(crate) enum Phase {
-    /// Its manifests are being read; records that arrive are not wanted yet.
+pub(crate) enum Phase<P> {
+    /// What the tier has of it is being read; records that arrive are not wanted yet.
     Opening,
     /// No range is under way.
     Reading {
@@ -27,7 +27,7 @@ pub(crate) enum Phase {
         /// Batches before it.
         seen: Dedup,
         /// The plan.
-        plan: Plan,
+        plan: P,
     },
     /// The range before the buffer's is being written.
     Writing,
@@ -40,23 +40,23 @@ pub(crate) enum Phase {
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct Partition {
+pub(crate) struct Partition<P> {
     pub(crate) number: u32,
     /// Tells jobs of an earlier assignment or opening from the present one's.
     pub(crate) generation: u64,
-    pub(crate) phase: Phase,
+    pub(crate) phase: Phase<P>,
     pub(crate) buffer: Buffer,
     /// Bytes of the range being written.
     pub(crate) writing_bytes: usize,
     /// Timestamp of the oldest record of the range being written.
     pub(crate) writing_since_ms: Option<i64>,
-    /// First offset that is not in the lake.
+    /// First offset that is not in the tier.
     pub(crate) published: u64,
     pub(crate) paused: bool,
     pub(crate) job: Option<tokio::task::AbortHandle>,
 }
 
-impl Partition {
+impl<P> Partition<P> {
     pub(crate) fn new(number: u32, generation: u64) -> Self {
         Self {
             number,
@@ -86,20 +86,20 @@ impl Partition {
     }
 
     /// The end of a range that is due by size or age.
-    pub(crate) fn due_end(&mut self, config: &Config, now_ns: i64) -> Option<u64> {
+    pub(crate) fn due_end(&mut self, flow: &Flow, now_ns: i64) -> Option<u64> {
         if !self.is_cuttable() {
             return None;
         }
-        let full = self.buffer.full_end(config.target_rows, config.target_bytes);
-        let interval_ns = (config.flush_interval_ms as i64).saturating_mul(1_000_000);
+        let full = self.buffer.full_end(flow.target_rows, flow.target_bytes);
+        let interval_ns = (flow.flush_interval_ms as i64).saturating_mul(1_000_000);
         full.or_else(|| {
             let is_old = self.buffer.waited_ns(now_ns) >= interval_ns;
             is_old.then(|| self.buffer.whole_end()).flatten()
         })
     }
 
-    /// Forgets everything but the number: the lake is to be read again.
-    pub(crate) fn reset(&mut self, generation: u64, phase: Phase) {
+    /// Forgets everything but the number: the tier is to be read again.
+    pub(crate) fn reset(&mut self, generation: u64, phase: Phase<P>) {
         if let Some(job) = self.job.take() {
             job.abort();
         }
@@ -107,7 +107,7 @@ impl Partition {
         *self = Self { phase, paused, published: self.published, ..Self::new(self.number, generation) };
     }
 
-    /// Timestamp of the oldest record that is read and not in the lake.
+    /// Timestamp of the oldest record that is read and not in the tier.
     pub(crate) fn oldest_timestamp_ms(&self) -> Option<i64> {
         self.writing_since_ms.or_else(|| self.buffer.oldest_timestamp_ms())
     }

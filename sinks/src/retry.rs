@@ -8,7 +8,7 @@ use std::{future::Future, time::Duration};
 
 use infertrace_runtime::log::LogError;
 
-use crate::{config::Config, metrics::Metrics};
+use crate::{config::Flow, metrics::Metrics};
 
 /// A failure that is waited out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,11 +54,11 @@ pub(crate) struct Retry {
 }
 
 impl Retry {
-    pub(crate) fn new(config: &Config) -> Self {
+    pub(crate) fn new(flow: &Flow) -> Self {
         Self {
-            base: Duration::from_millis(config.retry_base_ms),
-            max: Duration::from_millis(config.retry_max_ms),
-            refused: Duration::from_millis(config.refused_retry_ms),
+            base: Duration::from_millis(flow.retry_base_ms),
+            max: Duration::from_millis(flow.retry_max_ms),
+            refused: Duration::from_millis(flow.refused_retry_ms),
         }
     }
 
@@ -138,7 +138,7 @@ mod tests {
     /// Scenario: repeats of a passing and of a refused call. Guarantee: delays grow, are jittered and bounded.
     #[test]
     fn delays_are_bounded() {
-        let retry = Retry::new(&Config::default());
+        let retry = Retry::new(&Flow::from(&crate::Config::default()));
         for attempt in 0..100 {
             let delay = retry.delay(Fault::Passing, attempt);
             assert!(delay >= Duration::from_millis(50) && delay <= Duration::from_secs(10), "{delay:?}");

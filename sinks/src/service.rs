@@ -1,35 +1,25 @@
-//! The service: polls the log, owns the partitions, starts and joins their jobs.
+//! The service of every sink: polls the log, owns the partitions, starts and joins their jobs.
 //!
-//! One task polls; encoding and the store are beside it in [`crate::job`], so a slow store never keeps the
-//! consumer from polling. Bounded: records held stay within the memory budget (past it partitions pause,
+//! One task polls; encoding and the tier are beside it in a [`Target`], so a slow tier never keeps the consumer from
+//! polling. Bounded: records held stay within the memory budget (past it partitions pause,
 //! and the log waits); one job a partition; `concurrent_flushes` encoders. On shutdown what was read is
 //! planned and written, within `drain_timeout_ms`.
 
 use std::{collections::BTreeMap, collections::HashMap, sync::Arc, time::Duration};
 
-use infertrace_runtime::telemetry::MetricsRegistry;
 use infertrace_runtime::{
     clock::Clock,
     log::{Consumer, ConsumerOptions, Event, Log, LogError, NextOffset, TopicPartition, Watermarks},
 };
-use infertrace_schemas::{
-    lake::{FORMAT_VERSION, LakeRoot, Plan},
-    topics,
-};
-use object_store::{ObjectStore, path::Path};
-use tokio::{
-    sync::Semaphore,
-    task::{Id, JoinError, JoinSet},
-};
+use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::Config,
-    job::{Done, JobError, Workshop, Written},
-    ledger::{History, Ledger},
+    config::Flow,
     metrics::Metrics,
     partition::{Partition, Phase},
     retry::{Fault, Retry, fault_of_log},
+    target::{Done, JobError, Opened, Range, RangePlan as _, Target, Written},
 };
 
 /// A poll's time-out with nothing to do, and with jobs under way.
@@ -40,88 +30,64 @@ const LEAST_POLL_BYTES: usize = 1 << 10;
 /// Between two looks at the end of the log, for the lag.
 const LAG_INTERVAL_NS: i64 = 5_000_000_000;
 
-/// What the sink is given.
-pub struct Deps<'a> {
-    /// Where spans come from and dead letters go.
-    pub log: Arc<dyn Log>,
-    /// Time, for flush intervals and lag only.
-    pub clock: Arc<dyn Clock>,
-    /// The store, as [`crate::open_store`] returns it.
-    pub store: Arc<dyn ObjectStore>,
-    /// The path in it below which the lake lies.
-    pub prefix: Path,
-    /// Where metrics are registered; its prefix is `infertrace`.
-    pub metrics: &'a mut MetricsRegistry,
-}
-
-/// Why the sink could not be built.
-#[derive(Debug, thiserror::Error)]
-pub enum BuildError {
-    /// A setting is out of bounds.
-    #[error("parquet sink: {0}")]
-    Config(String),
-    /// The consumer could not be created.
-    #[error("parquet sink: {0}")]
-    Log(#[from] LogError),
+/// What every sink is given.
+pub(crate) struct Parts<T> {
+    pub(crate) target: Arc<T>,
+    pub(crate) flow: Flow,
+    pub(crate) topic: Arc<str>,
+    pub(crate) log: Arc<dyn Log>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) metrics: Metrics,
 }
 
 /// Why the sink ended before it was told to.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The log failed for good.
-    #[error("parquet sink: {0}")]
-    Log(#[from] LogError),
+    #[error("{sink} sink: {source}")]
+    Log {
+        /// Which sink.
+        sink: &'static str,
+        /// What the log said.
+        source: LogError,
+    },
 }
 
-/// The Parquet sink, ready to run.
-pub struct Service {
-    config: Config,
+/// One sink of one topic, ready to run.
+pub(crate) struct Service<T: Target> {
+    flow: Flow,
     clock: Arc<dyn Clock>,
     consumer: Box<dyn Consumer>,
-    workshop: Arc<Workshop>,
+    log: Arc<dyn Log>,
+    target: Arc<T>,
     retry: Retry,
     metrics: Metrics,
     topic: Arc<str>,
-    partitions: BTreeMap<u32, Partition>,
-    jobs: JoinSet<Result<Done, JobError>>,
+    partitions: BTreeMap<u32, Partition<T::Plan>>,
+    jobs: JoinSet<Result<Done<T::Plan>, JobError>>,
     job_of: HashMap<Id, (u32, u64)>,
     generation: u64,
     lag_due_ns: i64,
 }
 
-/// Checks the configuration, registers the metrics and joins the consumer group.
-///
-/// # Errors
-/// [`BuildError`].
-pub async fn build(config: Config, deps: Deps<'_>) -> Result<Service, BuildError> {
-    config.validate().map_err(BuildError::Config)?;
-    let topic: Arc<str> = topics::SPANS.into();
-    let metrics = Metrics::register(deps.metrics);
-    let retry = Retry::new(&config);
-    let root = LakeRoot::new(deps.prefix.as_ref());
-    let ledger = Ledger::new(deps.store, root, Arc::clone(&topic), retry, metrics.clone());
+/// Joins the consumer group.
+pub(crate) async fn join<T: Target>(parts: Parts<T>) -> Result<Service<T>, LogError> {
+    let Parts { target, flow, topic, log, clock, metrics } = parts;
     let options = ConsumerOptions {
-        group: Some(config.group.clone()),
+        group: Some(flow.group.clone()),
         topics: vec![Arc::clone(&topic)],
         assign: Vec::new(),
-        max_buffered_bytes: config.max_poll_bytes.saturating_mul(2),
+        max_buffered_bytes: flow.max_poll_bytes.saturating_mul(2),
         read_committed: true,
     };
-    let consumer = deps.log.consumer(options).await?;
-    let workshop = Workshop {
-        log: deps.log,
-        ledger,
-        retry,
-        metrics: metrics.clone(),
-        topic: Arc::clone(&topic),
-        encoders: Semaphore::new(config.concurrent_flushes),
-    };
+    let consumer = log.consumer(options).await?;
     Ok(Service {
-        config,
-        clock: deps.clock,
+        retry: Retry::new(&flow),
+        flow,
+        clock,
         consumer,
-        workshop: Arc::new(workshop),
-        retry,
+        log,
+        target,
         metrics,
         topic,
         partitions: BTreeMap::new(),
@@ -132,12 +98,12 @@ pub async fn build(config: Config, deps: Deps<'_>) -> Result<Service, BuildError
     })
 }
 
-impl Service {
+impl<T: Target> Service<T> {
     /// Runs until `shutdown`, then writes what was read and returns.
     ///
     /// # Errors
     /// [`Error`] when the log fails for good. Faults of the store never end the service.
-    pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), Error> {
+    pub(crate) async fn run(mut self, shutdown: CancellationToken) -> Result<(), Error> {
         let mut failures = 0u32;
         while !shutdown.is_cancelled() {
             match self.step().await {
@@ -154,7 +120,7 @@ impl Service {
                 }
                 // The group moved on; a rebalance follows.
                 Err(LogError::Fenced(detail)) => tracing::warn!(detail, "fenced by the group"),
-                Err(error) => return Err(error.into()),
+                Err(source) => return Err(Error::Log { sink: T::NAME, source }),
             }
         }
         self.drain().await;
@@ -164,9 +130,9 @@ impl Service {
     /// One round: a poll, finished jobs, cuts that are due, pauses.
     async fn step(&mut self) -> Result<(), LogError> {
         let timeout = if self.jobs.is_empty() { IDLE_POLL } else { BUSY_POLL };
-        let room = self.config.memory_budget_bytes.saturating_sub(self.held_bytes());
+        let room = self.flow.memory_budget_bytes.saturating_sub(self.held_bytes());
         let polled =
-            self.consumer.poll(self.config.max_poll_bytes.min(room).max(LEAST_POLL_BYTES), timeout).await;
+            self.consumer.poll(self.flow.max_poll_bytes.min(room).max(LEAST_POLL_BYTES), timeout).await;
         match polled {
             Ok(event) => self.take_in(event).await?,
             Err(LogError::DataLoss { at, wanted, low }) => self.lose(&at, wanted, low).await?,
@@ -245,7 +211,11 @@ impl Service {
         self.consumer.seek(at, low).await
     }
 
-    fn spawn(&mut self, number: u32, job: impl Future<Output = Result<Done, JobError>> + Send + 'static) {
+    fn spawn(
+        &mut self,
+        number: u32,
+        job: impl Future<Output = Result<Done<T::Plan>, JobError>> + Send + 'static,
+    ) {
         let Some(partition) = self.partitions.get_mut(&number) else { return };
         let handle = self.jobs.spawn(job);
         self.job_of.insert(handle.id(), (number, partition.generation));
@@ -253,11 +223,23 @@ impl Service {
     }
 
     fn start_opening(&mut self, number: u32) {
-        let batches = usize::try_from(self.config.dedup_batches).unwrap_or(usize::MAX);
-        self.spawn(number, Arc::clone(&self.workshop).open(number, batches));
+        let (target, log, topic) = (Arc::clone(&self.target), Arc::clone(&self.log), Arc::clone(&self.topic));
+        let (retry, metrics) = (self.retry, self.metrics.clone());
+        self.spawn(number, async move {
+            let opened = target.open(number).await?;
+            let at = TopicPartition::new(topic, number);
+            let name = at.to_string();
+            let read = || log.watermarks(&at);
+            let watermarks = retry.run(&metrics, "watermarks", &name, fault_of_log, read).await?;
+            let (next, high) = (opened.next.unwrap_or(0), watermarks.high.0);
+            if next > high {
+                return Err(JobError::TopicRecreated { tier: T::TIER, next, high });
+            }
+            Ok(Done::Opened { opened, watermarks })
+        });
     }
 
-    async fn finish(&mut self, joined: Result<(Id, Result<Done, JobError>), JoinError>) {
+    async fn finish(&mut self, joined: Result<(Id, Result<Done<T::Plan>, JobError>), JoinError>) {
         let (id, result) = match joined {
             Ok((id, result)) => (id, result),
             Err(error) if error.is_cancelled() => {
@@ -281,8 +263,8 @@ impl Service {
                 let lag = high.saturating_sub(partition.published);
                 self.metrics.lag.set(number, lag, waited_ms as f64 / 1_000.0);
             }
-            Ok(Done::Opened { history, watermarks }) => {
-                if let Err(error) = self.opened(number, history, watermarks).await {
+            Ok(Done::Opened { opened, watermarks }) => {
+                if let Err(error) = self.opened(number, opened, watermarks).await {
                     // Reading on from anywhere else could skip records.
                     self.halt(number, &JobError::Log(error));
                 }
@@ -293,12 +275,7 @@ impl Service {
         }
     }
 
-    async fn opened(
-        &mut self,
-        number: u32,
-        history: History,
-        watermarks: Watermarks,
-    ) -> Result<(), LogError> {
+    async fn opened(&mut self, number: u32, history: Opened, watermarks: Watermarks) -> Result<(), LogError> {
         let at = TopicPartition::new(Arc::clone(&self.topic), number);
         let Some(partition) = self.partitions.get_mut(&number) else { return Ok(()) };
         partition.job = None;
@@ -331,7 +308,7 @@ impl Service {
         Ok(())
     }
 
-    fn planned(&mut self, number: u32, plan: Plan) {
+    fn planned(&mut self, number: u32, plan: T::Plan) {
         let Some(partition) = self.partitions.get_mut(&number) else { return };
         partition.job = None;
         let phase = std::mem::replace(&mut partition.phase, Phase::Opening);
@@ -347,16 +324,17 @@ impl Service {
     fn advance_followed(&mut self, number: u32) {
         let Some(partition) = self.partitions.get_mut(&number) else { return };
         match &partition.phase {
-            Phase::Following { plan, .. } if partition.buffer.position() >= plan.end => {}
+            Phase::Following { plan, .. } if partition.buffer.position() >= plan.end() => {}
             _ => return,
         }
         let Phase::Following { seen, plan } = std::mem::replace(&mut partition.phase, Phase::Writing) else {
             return;
         };
         partition.writing_since_ms = partition.buffer.oldest_timestamp_ms();
-        let taken = partition.buffer.take_until(plan.end);
+        let taken = partition.buffer.take_until(plan.end());
         partition.writing_bytes = taken.held_bytes;
-        self.spawn(number, Arc::clone(&self.workshop).write(plan, taken, seen));
+        let (target, group) = (Arc::clone(&self.target), self.consumer.group_metadata());
+        self.spawn(number, async move { target.write(plan, taken, seen, group).await.map(Done::Written) });
     }
 
     async fn written(&mut self, number: u32, written: Written) {
@@ -364,8 +342,8 @@ impl Service {
         partition.job = None;
         partition.writing_bytes = 0;
         partition.writing_since_ms = None;
-        partition.published = written.manifest.next;
-        let next = NextOffset(written.manifest.next);
+        partition.published = written.next;
+        let next = NextOffset(written.next);
         match written.seen {
             Some(seen) => partition.phase = Phase::Reading { seen },
             None => {
@@ -374,14 +352,14 @@ impl Service {
             }
         }
         let at = TopicPartition::new(Arc::clone(&self.topic), number);
-        // Only shows the lag: the manifests say where to go on.
+        // Only shows the lag: the target knows where to go on.
         if let Err(error) = self.consumer.commit(&[(at, next)]).await {
             tracing::warn!(%error, partition = number, "the group's position was not committed");
         }
     }
 
     fn halt(&mut self, number: u32, error: &JobError) {
-        let until_ns = self.clock.now_unix_nanos() + delay_ns(self.retry.delay(Fault::Refused, 0));
+        let until_ns = self.clock.now_unix_nanos() + delay_ns(self.retry.delay(error.fault(), 0));
         let Some(partition) = self.partitions.get_mut(&number) else { return };
         tracing::error!(partition = number, %error, "partition halted, it is opened again later");
         self.generation += 1;
@@ -411,7 +389,7 @@ impl Service {
 
     fn reopen_halted(&mut self) {
         let now_ns = self.clock.now_unix_nanos();
-        let is_due = |partition: &Partition| matches!(partition.phase, Phase::Halted { until_ns } if until_ns <= now_ns);
+        let is_due = |partition: &Partition<T::Plan>| matches!(partition.phase, Phase::Halted { until_ns } if until_ns <= now_ns);
         let due: Vec<u32> =
             self.partitions.values().filter(|one| is_due(one)).map(|one| one.number).collect();
         for number in due {
@@ -426,7 +404,7 @@ impl Service {
         let numbers: Vec<u32> = self.partitions.keys().copied().collect();
         for number in numbers {
             self.advance_followed(number);
-            let due = self.partitions.get_mut(&number).and_then(|one| one.due_end(&self.config, now_ns));
+            let due = self.partitions.get_mut(&number).and_then(|one| one.due_end(&self.flow, now_ns));
             if let Some(end) = due {
                 self.cut(number, end);
             }
@@ -435,12 +413,13 @@ impl Service {
 
     /// Frees memory before the budget is reached: the largest buffer is cut early.
     fn cut_under_pressure(&mut self) {
-        if self.held_bytes() < self.config.memory_budget_bytes / 2 {
+        if self.held_bytes() < self.flow.memory_budget_bytes / 2 {
             return;
         }
-        let is_flushing = |one: &Partition| matches!(one.phase, Phase::Planning { .. } | Phase::Writing);
+        let is_flushing =
+            |one: &Partition<T::Plan>| matches!(one.phase, Phase::Planning { .. } | Phase::Writing);
         let flushing = self.partitions.values().filter(|one| is_flushing(one)).count();
-        if flushing > self.config.concurrent_flushes {
+        if flushing > self.flow.concurrent_flushes {
             return;
         }
         let largest = self
@@ -460,18 +439,10 @@ impl Service {
             partition.phase = phase;
             return;
         };
-        let plan = Plan {
-            version: FORMAT_VERSION,
-            topic: self.topic.to_string(),
-            partition: number,
-            start: partition.buffer.start(),
-            end,
-            dedup_batches: self.config.dedup_batches,
-            row_group_rows: self.config.row_group_rows,
-            zstd_level: self.config.zstd_level,
-        };
+        let range = Range { partition: number, start: partition.buffer.start(), end };
         partition.phase = Phase::Planning { seen };
-        self.spawn(number, Arc::clone(&self.workshop).plan(plan));
+        let (target, group) = (Arc::clone(&self.target), self.consumer.group_metadata());
+        self.spawn(number, async move { target.plan(range, group).await.map(Done::Planned) });
     }
 
     fn held_bytes(&self) -> usize {
@@ -482,13 +453,13 @@ impl Service {
     fn apply_budget(&mut self) -> Result<(), LogError> {
         let held = self.held_bytes();
         self.metrics.buffered_bytes.set(held as i64);
-        let is_over = held >= self.config.memory_budget_bytes;
+        let is_over = held >= self.flow.memory_budget_bytes;
         // A plan of another instance may be larger than our budget: with nothing else to free, read on for it.
         let can_free = self
             .partitions
             .values()
             .any(|one| one.is_cuttable() || matches!(one.phase, Phase::Planning { .. } | Phase::Writing));
-        let is_following = |one: &&Partition| matches!(one.phase, Phase::Following { .. });
+        let is_following = |one: &&Partition<T::Plan>| matches!(one.phase, Phase::Following { .. });
         let exempt =
             if can_free { None } else { self.partitions.values().find(is_following).map(|one| one.number) };
         for partition in self.partitions.values_mut().filter(|one| one.is_open()) {
@@ -521,20 +492,23 @@ impl Service {
             .map(|one| (one.number, one.generation))
             .collect();
         for (number, generation) in open {
-            let handle = self.jobs.spawn(Arc::clone(&self.workshop).end_of_log(number));
+            let (log, at) = (Arc::clone(&self.log), TopicPartition::new(Arc::clone(&self.topic), number));
+            let handle = self.jobs.spawn(async move {
+                Ok(Done::EndOfLog(log.watermarks(&at).await.ok().map(|watermarks| watermarks.high.0)))
+            });
             self.job_of.insert(handle.id(), (number, generation));
         }
     }
 
     /// Writes what was read, as far as the time-out allows; the rest is read again by whoever comes next.
     async fn drain(&mut self) {
-        let deadline = tokio::time::Instant::now() + Duration::from_millis(self.config.drain_timeout_ms);
+        let deadline = tokio::time::Instant::now() + Duration::from_millis(self.flow.drain_timeout_ms);
         let drained = tokio::time::timeout_at(deadline, async {
             loop {
                 let numbers: Vec<u32> = self.partitions.keys().copied().collect();
                 for number in numbers {
                     self.advance_followed(number);
-                    let (rows, bytes) = (self.config.target_rows, self.config.target_bytes);
+                    let (rows, bytes) = (self.flow.target_rows, self.flow.target_bytes);
                     let cuttable = self.partitions.get(&number).filter(|one| one.is_cuttable());
                     let end = cuttable
                         .and_then(|one| one.buffer.full_end(rows, bytes).or_else(|| one.buffer.whole_end()));

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use infertrace_tests::{kafka, minio, process::cache_dir, registry};
+use infertrace_tests::{clickhouse, kafka, minio, process::cache_dir, registry};
 
 /// A program that must be there, and Debian's package for it.
 struct Need {
@@ -46,6 +46,7 @@ const TESTS: &[Need] = &[
     need("javac", "default-jdk-headless"),
     need("mvn", "maven"),
     need("python3", "python3"),
+    need("/usr/share/doc/python3-venv", "python3-venv"),
     need("chromium", "chromium"),
 ];
 
@@ -58,13 +59,14 @@ pub(crate) fn for_build() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What the tests need on top: Kafka, a schema registry, MinIO, Chromium, language SDKs.
+/// What the tests need on top: Kafka, a schema registry, MinIO, ClickHouse's engine, Chromium, language SDKs.
 pub(crate) fn for_tests() -> anyhow::Result<()> {
     for_build()?;
     install(TESTS)?;
     install_kafka()?;
     install_registry()?;
-    install_minio()
+    install_minio()?;
+    install_clickhouse()
 }
 
 fn rustup_builds_wasm() -> bool {
@@ -152,6 +154,23 @@ fn install_minio() -> anyhow::Result<()> {
         .env("GOBIN", folder)
         .env("GOFLAGS", "-mod=mod")
         .current_dir(cache_dir()))
+}
+
+/// ClickHouse's engine as a Python package, unless a server is there.
+fn install_clickhouse() -> anyhow::Result<()> {
+    let folder = clickhouse::folder();
+    if is_there("clickhouse") || folder.join("installed").is_file() {
+        return Ok(());
+    }
+    eprintln!("setup: chDB {} with pip into {}", clickhouse::VERSION, folder.display());
+    run(Command::new("python3").args(["-m", "venv"]).arg(&folder))?;
+    run(Command::new(folder.join("bin/pip")).args([
+        "install",
+        "-q",
+        "--disable-pip-version-check",
+        &format!("chdb=={}", clickhouse::VERSION),
+    ]))?;
+    fs::write(folder.join("installed"), clickhouse::VERSION).context("noting that chDB is installed")
 }
 
 /// Runs a command that must succeed.

@@ -1,9 +1,10 @@
-//! Commands that look at a log, a lake or a file and end: topics, dlq, audit, detect, evaluate, replay.
+//! Commands that look at a log, a lake or a file and end: topics, dlq, clickhouse, audit, detect, evaluate, replay.
 //!
 //! Each file reads its flags, calls the library that does the work and prints. Exit codes: 0 as wanted, 1 for
 //! findings (a difference, a letter that cannot go back), 2 for an error.
 
 pub(crate) mod audit;
+pub(crate) mod clickhouse;
 pub(crate) mod detect;
 pub(crate) mod dlq;
 pub(crate) mod evaluate_nab;

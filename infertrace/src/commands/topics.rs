@@ -167,6 +167,7 @@ fn print_rights(config: &Config, principal: &str) {
         stitching: &config.stitching.group,
         delivery: &config.delivery.group,
         sink: &config.sink.group,
+        clickhouse: &config.sink.clickhouse.group,
     };
     println!("\n# The least rights of each role: append each line to");
     println!(

@@ -43,21 +43,34 @@ pub struct EncodedRange {
     pub batch_ids: Vec<Id16>,
 }
 
-/// Decodes `records`, which ascend by offset, and encodes their spans, a row group's worth at a time. Each record is
+/// What reading a range told, beside its spans.
+#[derive(Clone, Debug, Default)]
+pub struct ReadRange {
+    /// Records dropped as retries.
+    pub duplicate_records: u64,
+    /// Spans that could not be decoded in good records.
+    pub rejected_spans: u64,
+    /// Records for the dead-letter topic.
+    pub poison: Vec<PoisonRecord>,
+    /// Ids of the batches that were new, in the order of their records.
+    pub batch_ids: Vec<Id16>,
+}
+
+/// Decodes `records`, which ascend by offset, and hands their spans to `take` in batches that end with the record that
+/// brings the `batch_rows`th row, or sooner where a column would pass the reach of 32-bit offsets. Each record is
 /// dropped as soon as it is decoded. `seen` holds the batches before this range and learns those in it.
 ///
 /// # Errors
-/// [`EncodeError`] when the range cannot be written as a whole; nothing passing.
-pub fn encode_range(
+/// That of `take`.
+pub fn read_range<E>(
     records: Vec<Record>,
     seen: &mut Dedup,
-    settings: &FileSettings,
-) -> Result<EncodedRange, EncodeError> {
-    let mut range = EncodedRange { records: records.len() as u64, ..EncodedRange::default() };
-    let partition =
-        i32::try_from(settings.partition).map_err(|_| EncodeError::Partition(settings.partition))?;
+    partition: i32,
+    batch_rows: usize,
+    mut take: impl FnMut(RecordBatch) -> Result<(), E>,
+) -> Result<ReadRange, E> {
+    let mut range = ReadRange::default();
     let mut reader = SpanReader::new();
-    let mut writer = RangeWriter::new(settings)?;
     let mut waiting = 0;
     for record in records {
         // A tombstone says nothing about spans.
@@ -70,7 +83,7 @@ pub fn encode_range(
         let position = Position { partition, offset: record.offset.0.cast_signed() };
         let pushed = match reader.push(payload, position) {
             Err(RecordError::ReaderFull) => {
-                range.write(&mut writer, &reader.finish())?;
+                take(reader.finish())?;
                 waiting = 0;
                 reader.push(payload, position)
             }
@@ -90,19 +103,40 @@ pub fn encode_range(
                 range.poison.push(PoisonRecord { reason: error.to_string(), record: Arc::new(record) });
             }
         }
-        if waiting >= settings.row_group_rows as usize {
-            range.write(&mut writer, &reader.finish())?;
+        if waiting >= batch_rows {
+            take(reader.finish())?;
             waiting = 0;
         }
     }
-    range.write(&mut writer, &reader.finish())?;
-    range.files = writer.finish()?;
+    take(reader.finish())?;
     Ok(range)
 }
 
-impl EncodedRange {
-    fn write(&mut self, writer: &mut RangeWriter<'_>, rows: &RecordBatch) -> Result<(), EncodeError> {
-        self.rows += rows.num_rows() as u64;
-        writer.write(rows)
-    }
+/// Decodes `records` as [`read_range`] does, and encodes their spans, a row group's worth at a time.
+///
+/// # Errors
+/// [`EncodeError`] when the range cannot be written as a whole; nothing passing.
+pub fn encode_range(
+    records: Vec<Record>,
+    seen: &mut Dedup,
+    settings: &FileSettings,
+) -> Result<EncodedRange, EncodeError> {
+    let partition =
+        i32::try_from(settings.partition).map_err(|_| EncodeError::Partition(settings.partition))?;
+    let (count, mut rows) = (records.len() as u64, 0);
+    let mut writer = RangeWriter::new(settings)?;
+    let ReadRange { duplicate_records, rejected_spans, poison, batch_ids } =
+        read_range(records, seen, partition, settings.row_group_rows as usize, |batch| {
+            rows += batch.num_rows() as u64;
+            writer.write(&batch)
+        })?;
+    Ok(EncodedRange {
+        files: writer.finish()?,
+        records: count,
+        rows,
+        duplicate_records,
+        rejected_spans,
+        poison,
+        batch_ids,
+    })
 }
