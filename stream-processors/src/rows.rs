@@ -21,6 +21,12 @@ use crate::assembly::SpanInput;
 #[error("column {0} is missing or has another type")]
 pub struct BadColumn(&'static str);
 
+impl From<infertrace_schemas::view::ViewError> for BadColumn {
+    fn from(error: infertrace_schemas::view::ViewError) -> Self {
+        Self(error.column)
+    }
+}
+
 impl BadColumn {
     pub(crate) fn at(column: usize) -> Self {
         Self(name::ALL[column])
