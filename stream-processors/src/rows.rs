@@ -198,6 +198,7 @@ impl<'a> Rows<'a> {
                 status: self.status[row],
             },
             inference: self.inference.as_ref().and_then(|columns| columns.get(row)),
+            cost: None,
         }
     }
 }

@@ -63,7 +63,10 @@ fn counted(config: &Config, spans: Vec<v1::Span>) -> Vec<(Shape, u64, u64)> {
     let mut roller = Roller::priced(config.rollup_limits(), config.pricer().expect("prices"));
     roller.assign(0, 0, None);
     roller.begin_record(0, 0, T0_NS / 1_000_000);
-    (0..pushed.spans).for_each(|row| roller.span(0, &mut columns, row));
+    for row in 0..pushed.spans {
+        let cost = roller.cost(&mut columns, row);
+        roller.span(0, &mut columns, row, cost.as_ref());
+    }
     roller.end_record(0, 0);
     let mut partials: Vec<Partial> = Vec::new();
     roller.flush(0, &mut partials).expect("assigned");

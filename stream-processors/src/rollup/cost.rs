@@ -1,104 +1,102 @@
-//! What a request costs, from its span's columns.
+//! What requests cost, from their spans.
 //!
 //! A request of an engine is priced by its GPU time: by every step where the span has a token timeline with batch
 //! sizes, else by its phases and the batch that it reports. Where no batch is known, no GPU time is charged: taking such a request
 //! to have run alone would charge a step as often as it had requests. A client's call is priced by its tokens, if its
 //! provider has token prices.
+//!
+//! What requests on a device were charged is told of the device too, apart from who they were: devices are shared by
+//! tenants and models, and their idle cost is what is left ([`devices_charged`]).
 
-use std::fmt;
+use std::{collections::BTreeMap, sync::Arc};
 
-use arrow::array::RecordBatch;
-use infertrace_analytics::cost::{Cost, DeviceFacts, Pricer, RequestFacts, StepShare};
-use infertrace_schemas::view::SpanView;
+use infertrace_analytics::{
+    cost::{Basis, Cost, CostKind, DeviceFacts, Pricer, RequestFacts, StepShare},
+    rollup::{Cell, Counter, Exemplars, Key, Millis, Partial, Shape},
+};
+use infertrace_schemas::usage::{Usage, Usages};
 
-use crate::rows::BadColumn;
-
-/// The columns that only costs need.
-pub(super) struct CostColumns<'a> {
-    view: SpanView<'a>,
+/// A price table, and a buffer for steps.
+#[derive(Clone, Debug)]
+pub struct Pricing {
+    pricer: Arc<Pricer>,
+    steps: Vec<StepShare>,
 }
 
-impl fmt::Debug for CostColumns<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CostColumns").finish_non_exhaustive()
+impl Pricing {
+    /// Prices by `pricer`.
+    #[must_use]
+    pub const fn new(pricer: Arc<Pricer>) -> Self {
+        Self { pricer, steps: Vec::new() }
+    }
+
+    /// Version of the table.
+    #[must_use]
+    pub fn version(&self) -> &Arc<str> {
+        self.pricer.version()
+    }
+
+    /// What the request cost that span `row` reports; `None` for a span that reports none.
+    pub fn cost(&mut self, usages: &mut Usages<'_>, row: usize) -> Option<Cost> {
+        let usage = usages.of(row)?;
+        self.steps.clear();
+        self.steps.extend(usage.steps().map(|(micros, batch)| StepShare { micros, batch }));
+        Some(self.pricer.request_cost(&facts(&usage, &self.steps)))
     }
 }
 
-/// What the other columns say of a request.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Phases {
-    pub(super) end_ms: i64,
-    /// Scheduled to first token.
-    pub(super) prefill_micros: Option<u64>,
-    /// First to last token.
-    pub(super) decode_micros: Option<u64>,
+fn facts<'a>(usage: &Usage<'a>, steps: &'a [StepShare]) -> RequestFacts<'a> {
+    let shared = usage.batch.is_some();
+    RequestFacts {
+        at_ms: usage.end_ms,
+        provider: usage.provider,
+        model: usage.model,
+        device: DeviceFacts {
+            region: usage.region,
+            instance_type: usage.instance_type,
+            gpu_name: usage.gpu_name,
+            mig_profile: usage.mig_profile,
+        },
+        devices: 1,
+        prefill_micros: usage.prefill_micros.filter(|_| shared),
+        decode_micros: usage.decode_micros.filter(|_| shared),
+        batch_milli: usage.batch.map(|size| u64::from(size) * 1_000),
+        steps,
+        input_tokens: usage.input_tokens,
+        cached_tokens: usage.cached_tokens,
+        output_tokens: usage.output_tokens,
+    }
 }
 
-impl<'a> CostColumns<'a> {
-    pub(super) fn new(batch: &'a RecordBatch) -> Result<Self, BadColumn> {
-        let view = SpanView::new(batch)?;
-        Ok(Self { view })
+/// Counts the cost of a request.
+pub(super) fn count(cell: &mut Cell, cost: &Cost, version: &str) {
+    if !cost.is_known() {
+        cell.count(Counter::UnpricedRequests, 1);
+        return;
     }
+    let part = |is_part: bool| if is_part { cost.nano_usd } else { 0 };
+    cell.note_prices(version);
+    cell.count(Counter::GpuMicros, cost.gpu_micros);
+    cell.count(Counter::CostNanoUsd, cost.nano_usd);
+    cell.count(Counter::EstimatedNanoUsd, part(cost.kind == CostKind::Estimated));
+    cell.count(Counter::TokenNanoUsd, part(cost.basis == Basis::Tokens));
+}
 
-    /// The cost of the request of an engine; `steps` is for reuse.
-    pub(super) fn of_request(
-        &self,
-        row: usize,
-        phases: Phases,
-        pricer: &Pricer,
-        steps: &mut Vec<StepShare>,
-    ) -> Cost {
-        let view = &self.view;
-        self.steps(row, phases, steps);
-        let device = DeviceFacts {
-            region: "",
-            instance_type: view.gpu_instance_type(row).unwrap_or(""),
-            gpu_name: view.gpu_name(row).unwrap_or(""),
-            mig_profile: view.gpu_mig_profile(row).unwrap_or(""),
-        };
-        pricer.request_cost(&RequestFacts {
-            device,
-            prefill_micros: phases.prefill_micros,
-            decode_micros: phases.decode_micros,
-            batch_milli: view.batch_size(row).filter(|&size| size > 0).map(|size| u64::from(size) * 1_000),
-            steps,
-            ..self.facts(row, phases.end_ms)
-        })
-    }
-
-    /// The cost of a client's call.
-    pub(super) fn of_call(&self, row: usize, end_ms: i64, pricer: &Pricer) -> Cost {
-        pricer.request_cost(&self.facts(row, end_ms))
-    }
-
-    fn facts(&self, row: usize, end_ms: i64) -> RequestFacts<'a> {
-        let view = &self.view;
-        RequestFacts {
-            at_ms: end_ms,
-            provider: view.provider(row).unwrap_or(""),
-            model: view.model_name(row).unwrap_or(""),
-            input_tokens: view.input_tokens(row),
-            cached_tokens: view.cached_tokens(row),
-            output_tokens: view.output_tokens(row),
-            ..RequestFacts::default()
+/// Appends to `partials`, for each tenant and device among those from `first` on, what its requests were charged for their GPU time.
+pub(super) fn devices_charged(partials: &mut Vec<Partial>, first: usize) {
+    let mut charged: BTreeMap<(Millis, Millis, Key), u64> = BTreeMap::new();
+    for Partial { window_ms, seen_window_ms, key, cell, .. } in partials.iter().skip(first) {
+        let nano_usd = cell.get(Counter::CostNanoUsd) - cell.get(Counter::TokenNanoUsd);
+        if nano_usd == 0 || key.device.is_empty() || key.shape() != Shape::Request {
+            continue;
         }
+        let (tenant, device) = (Arc::clone(&key.tenant), Arc::clone(&key.device));
+        let of_device = Key { tenant, device, ..Key::default() };
+        *charged.entry((*window_ms, *seen_window_ms, of_device)).or_default() += nano_usd;
     }
-
-    /// The steps of the token timeline: the first token's is the prefill, whose queue is no GPU time.
-    fn steps(&self, row: usize, phases: Phases, steps: &mut Vec<StepShare>) {
-        steps.clear();
-        let Some(tokens) = self.view.tokens(row) else { return };
-        let (times, batches) = (tokens.itl_micros, tokens.batch_sizes);
-        let (Some(prefill), true) =
-            (phases.prefill_micros, !batches.is_empty() && times.len() == batches.len())
-        else {
-            return;
-        };
-        if batches.contains(&0) {
-            return;
-        }
-        steps.push(StepShare { micros: prefill, batch: batches[0] });
-        let rest = times.iter().zip(batches).skip(1);
-        steps.extend(rest.map(|(&micros, &batch)| StepShare { micros: u64::from(micros), batch }));
-    }
+    partials.extend(charged.into_iter().map(|((window_ms, seen_window_ms, key), nano_usd)| {
+        let mut cell = Cell::default();
+        cell.count(Counter::ChargedNanoUsd, nano_usd);
+        Partial { window_ms, seen_window_ms, key, cell, exemplars: Exemplars::default() }
+    }));
 }

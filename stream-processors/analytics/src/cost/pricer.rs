@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     Basis, Cost, CostKind, GpuPrice, PriceTable, Share, TokenPrice,
-    exact::{narrow, price_of, scaled},
+    exact::{MICROS_PER_HOUR, narrow, price_of, scaled},
 };
 use crate::rollup::Millis;
 
@@ -88,6 +88,14 @@ pub struct Pricer {
     instances: BTreeMap<u64, Vec<u32>>,
 }
 
+impl Rate {
+    /// Billionths of a US dollar for one hour of the part that is meant, rounded half up.
+    #[must_use]
+    pub const fn nano_usd_per_share_hour(&self) -> u64 {
+        price_of(MICROS_PER_HOUR as u64, self.nano_usd_per_hour, self.share)
+    }
+}
+
 impl Pricer {
     /// Answers from `table`.
     #[must_use]
@@ -124,7 +132,7 @@ impl Pricer {
             let indexes = self.instances.get(&hash_of(name)).map_or(&[][..], Vec::as_slice);
             let entries = indexes.iter().map(|&index| &self.table.gpu()[index as usize]);
             best(
-                entries.filter(|price| bare(&price.instance_type).eq_ignore_ascii_case(bare(name))),
+                entries.filter(|price| price.is_of(name)),
                 region,
                 at_ms,
             )
@@ -189,7 +197,6 @@ impl Pricer {
             gpu_micros: charged.unwrap_or(0),
             kind,
             basis,
-            price_version: Arc::clone(self.version()),
         }
     }
 
@@ -269,6 +276,14 @@ fn model_fits(pattern: &str, model: &str) -> bool {
             model.get(..start.len()).is_some_and(|beginning| beginning.eq_ignore_ascii_case(start))
         }
         None => pattern.eq_ignore_ascii_case(model),
+    }
+}
+
+impl GpuPrice {
+    /// Whether this is a price of the instance type `name`.
+    #[must_use]
+    pub fn is_of(&self, name: &str) -> bool {
+        bare(&self.instance_type).eq_ignore_ascii_case(bare(name))
     }
 }
 
