@@ -28,6 +28,8 @@ pub enum Role {
 pub struct Usage<'a> {
     /// When it ended, milliseconds since 1970.
     pub end_ms: i64,
+    /// Tenant.
+    pub tenant: &'a str,
     /// Provider.
     pub provider: &'a str,
     /// Model.
@@ -134,6 +136,7 @@ impl<'a> Usages<'a> {
         let view = self.view;
         let usage = Usage {
             end_ms: view.end_ns(row).div_euclid(1_000_000),
+            tenant: view.tenant(row),
             provider: view.provider(row).unwrap_or_default(),
             model: view.model_name(row).unwrap_or_default(),
             input_tokens: view.input_tokens(row),

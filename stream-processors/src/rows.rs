@@ -87,11 +87,6 @@ impl<'a> Words<'a> {
         })
     }
 
-    /// The distinct values, in the order of their keys.
-    pub(crate) fn values(&self) -> impl Iterator<Item = &'a str> {
-        self.values.iter().map(Option::unwrap_or_default)
-    }
-
     /// Key of the row's value.
     #[inline]
     pub(crate) fn key(&self, row: usize) -> Option<usize> {

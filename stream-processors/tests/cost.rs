@@ -1,14 +1,20 @@
-//! Costs in the first stage's rollups, and configurations of prices.
+//! Costs in the first stage's rollups and summaries, and configurations of prices.
 
 use std::sync::Arc;
 
+use arrow::record_batch::RecordBatch;
 use infertrace_analytics::rollup::{Counter, Partial, Shape};
 use infertrace_processors::{
     Config,
+    assembly::{Assembly, Resume},
     rollup::{Columns, Roller},
+    rows::Rows,
 };
 use infertrace_proto::v1;
-use infertrace_schemas::reader::{Position, SpanReader};
+use infertrace_schemas::{
+    avro::{AvroRecord, SchemaIds, TraceSummary},
+    reader::{Position, SpanReader},
+};
 use prost::Message;
 
 /// 2026-09-15T00:00:00Z.
@@ -53,27 +59,41 @@ fn request(batch: Option<u32>) -> v1::Span {
     }
 }
 
-/// GPU microseconds and billionths of a dollar that the spans count, by shape of their cells.
-fn counted(config: &Config, spans: Vec<v1::Span>) -> Vec<(Shape, u64, u64)> {
-    let batch = v1::SpanBatch { spans, origins: vec![v1::Origin::default()], ..v1::SpanBatch::default() };
+/// What spans are counted as.
+fn rolled(config: &Config, spans: Vec<v1::Span>) -> Vec<Partial> {
+    rolled_from(config, spans, v1::Origin::default())
+}
+
+fn read(spans: Vec<v1::Span>, origin: v1::Origin) -> RecordBatch {
+    let batch = v1::SpanBatch { spans, origins: vec![origin], ..v1::SpanBatch::default() };
     let mut reader = SpanReader::new();
-    let pushed = reader.push(&batch.encode_to_vec(), Position { partition: 0, offset: 0 }).expect("a record");
-    let batch = reader.finish();
+    reader.push(&batch.encode_to_vec(), Position { partition: 0, offset: 0 }).expect("a record");
+    reader.finish()
+}
+
+fn rolled_from(config: &Config, spans: Vec<v1::Span>, origin: v1::Origin) -> Vec<Partial> {
+    let batch = read(spans, origin);
     let mut columns = Columns::new(&batch).expect("the span schema");
     let mut roller = Roller::priced(config.rollup_limits(), config.pricer().expect("prices"));
     roller.assign(0, 0, None);
     roller.begin_record(0, 0, T0_NS / 1_000_000);
-    for row in 0..pushed.spans {
+    for row in 0..batch.num_rows() {
         let cost = roller.cost(&mut columns, row);
         roller.span(0, &mut columns, row, cost.as_ref());
     }
     roller.end_record(0, 0);
     let mut partials: Vec<Partial> = Vec::new();
     roller.flush(0, &mut partials).expect("assigned");
+    partials
+}
+
+/// GPU microseconds and billionths of a dollar that requests count, by shape of their cells.
+fn counted(config: &Config, spans: Vec<v1::Span>) -> Vec<(Shape, u64, u64)> {
     let numbers = |one: &Partial| {
         (one.key.shape(), one.cell.get(Counter::GpuMicros), one.cell.get(Counter::CostNanoUsd))
     };
-    partials.iter().map(numbers).collect()
+    let partials = rolled(config, spans);
+    partials.iter().filter(|one| one.key.shape() != Shape::Device).map(numbers).collect()
 }
 
 /// Scenario: a request in a mean batch of 4; two of them; one with its steps recorded; one whose batch nobody tells.
@@ -95,6 +115,95 @@ fn requests_are_priced_by_their_share() {
     // 1 s alone, 2 s ÷ 2, 2 s ÷ 4, 3 s ÷ 6.
     assert_eq!(counted(&config(), vec![recorded]), [(Shape::Request, 3_000_000, 5_733_333)]);
     assert_eq!(counted(&config(), vec![request(None)]), [(Shape::Request, 0, 0)]);
+}
+
+/// Scenario: requests of two models and one of an unknown batch on one device, in a place that the resource names.
+/// Guarantee: cells say how much is estimated, at which prices, and what is not known; the device is charged for
+/// both models' requests once, apart from their own cost.
+#[test]
+fn cells_say_how_much_is_estimated() {
+    let second = v1::Span { span_id: vec![3; 8], ..request(Some(2)) };
+    let second = v1::Span {
+        inference: second.inference.map(|facts| v1::InferenceContext { model_name: "mixtral".to_owned(), ..facts }),
+        ..second
+    };
+    let third = v1::Span { span_id: vec![4; 8], ..request(None) };
+    let partials = rolled(&config(), vec![request(Some(4)), second, third]);
+    let version = config().pricer().expect("prices").version().to_string();
+    let of = |model: &str, shape: Shape| {
+        let found = partials.iter().find(|one| &*one.key.model == model && one.key.shape() == shape);
+        &found.unwrap_or_else(|| panic!("no cell of {model:?}")).cell
+    };
+    let llama = of("llama", Shape::Request);
+    let counters = [Counter::CostNanoUsd, Counter::EstimatedNanoUsd, Counter::UnpricedRequests, Counter::Requests];
+    assert_eq!(counters.map(|counter| llama.get(counter)), [3_822_222, 3_822_222, 1, 2]);
+    assert_eq!(llama.price_versions().collect::<Vec<_>>(), [version.as_str()]);
+    let device = of("", Shape::Device);
+    assert_eq!(device.get(Counter::ChargedNanoUsd), 3_822_222 + 7_644_444);
+    assert_eq!(device.get(Counter::CostNanoUsd), 0, "it stands with the requests");
+}
+
+/// Scenario: the same request in a region that its resource names, in one without a price, and in none. Guarantee: a price
+/// of the place is no estimate where the steps are recorded; another one is.
+#[test]
+fn the_region_is_that_of_the_resource() {
+    let timeline = v1::TokenTimeline {
+        generation_micros_delta: vec![3_000_000],
+        batch_sizes: vec![1],
+        ..v1::TokenTimeline::default()
+    };
+    let estimated = |region: Option<&str>| {
+        let attribute = |region: &str| v1::KeyValue {
+            key: "cloud.region".to_owned(),
+            value: Some(v1::AnyValue { value: Some(v1::any_value::Value::StringValue(region.to_owned())) }),
+        };
+        let resource = v1::Resource { attributes: region.map(attribute).into_iter().collect(), ..v1::Resource::default() };
+        let origin = v1::Origin { resource: Some(resource), ..v1::Origin::default() };
+        let recorded = v1::Span { tokens: Some(timeline.clone()), ..request(Some(1)) };
+        let partials = rolled_from(&Config::default(), vec![recorded], origin);
+        let cell = &partials.iter().find(|one| one.key.shape() == Shape::Request).expect("a request").cell;
+        assert!(cell.get(Counter::CostNanoUsd) > 0);
+        cell.get(Counter::EstimatedNanoUsd) > 0
+    };
+    assert!(!estimated(Some("us-east-1")));
+    assert!(estimated(Some("mars")));
+    assert!(estimated(None));
+}
+
+/// Scenario: a trace in which a client's call, at a provider with token prices, reaches an engine of ours. Guarantee: the summary says the engine's cost once, as what, and at which prices.
+#[test]
+fn a_summary_says_what_the_trace_cost() {
+    let config = config();
+    let pricer = config.pricer().expect("prices");
+    let call = v1::Span {
+        span_id: vec![1; 8],
+        kind: 3,
+        service_name: "chat".to_owned(),
+        pipeline: None,
+        resources: None,
+        ..request(None)
+    };
+    let engine = v1::Span { parent_span_id: vec![1; 8], ..request(Some(4)) };
+    let batch = read(vec![call, engine], v1::Origin::default());
+    let mut rows = Rows::new(&batch).expect("the span schema");
+    let mut columns = Columns::new(&batch).expect("the span schema");
+    let mut roller = Roller::priced(config.rollup_limits(), pricer.clone());
+    let mut assembly = Assembly::new(config.limits(), TraceSummary::<'static>::schema().id).with_prices(pricer.version());
+    assembly.assign(0, Resume::default());
+    let mut closed = Vec::new();
+    assembly.begin_record(0, 0, &mut closed);
+    for row in 0..2 {
+        let mut span = rows.span(row, assembly.names());
+        span.cost = roller.cost(&mut columns, row);
+        assembly.span(0, 0, &span, &mut closed);
+    }
+    assembly.end_record(0, 0, &mut closed);
+    assembly.advance(0, 3_600_000, &mut closed);
+    let summary: TraceSummary<'static> =
+        SchemaIds::embedded::<TraceSummary<'static>>().decode(&closed[0].summary).expect("a summary");
+    assert_eq!((summary.cost_nano_usd, summary.gpu_micros), (Some(3_822_222), Some(2_000_000)));
+    assert_eq!((&*summary.cost_kind, &*summary.cost_basis), ("estimated", "gpu"));
+    assert_eq!(&*summary.price_version, &**pricer.version());
 }
 
 /// Scenario: a call of a provider that charges by token, by a table of the operator's. Guarantee: priced by its tokens, no

@@ -6,12 +6,16 @@ use arrow::array::{
     Array, FixedSizeBinaryArray, Float64Array, Int64Array, MapArray, RecordBatch, StringArray,
     TimestampNanosecondArray, UInt8Array, UInt32Array, UInt64Array,
 };
-use infertrace_analytics::rollup::{Cell, Counter, Measure, Millis};
+use infertrace_analytics::{
+    cost::Cost,
+    rollup::{Cell, Counter, Measure, Millis},
+};
 use infertrace_schemas::{
     columns::{index, status},
-    usage::Usages,
+    usage::{Usage, Usages},
 };
 
+use super::Pricing;
 use crate::{
     rows::{BadColumn, Words, typed},
     throttle::throttled_permille,
@@ -111,6 +115,16 @@ impl<'a> Columns<'a> {
             temperature: typed(batch, index::GPU_TEMPERATURE_CELSIUS)?,
             integers: Integers::new(batch)?,
         })
+    }
+
+    /// What the request used that span `row` reports; `None` for a span that reports none.
+    pub fn usage(&mut self, row: usize) -> Option<Usage<'_>> {
+        self.usages.of(row)
+    }
+
+    /// What that request cost.
+    pub fn cost(&mut self, row: usize, pricing: &mut Pricing) -> Option<Cost> {
+        pricing.cost(&mut self.usages, row)
     }
 
     /// End of span `row`, milliseconds.

@@ -95,7 +95,7 @@ impl Roller {
     /// What the request cost that span `row` reports; `None` for other spans, and without prices.
     #[inline]
     pub fn cost(&mut self, columns: &mut Columns<'_>, row: usize) -> Option<Cost> {
-        self.pricing.as_mut()?.cost(&mut columns.usages, row)
+        columns.cost(row, self.pricing.as_mut()?)
     }
 
     /// Takes over a partition, of which records below `rolled_to` are counted already, at this watermark.

@@ -1,12 +1,14 @@
 //! GPU and engine samples of the samples topic, counted by device or engine and window.
 //!
-//! `record` reads a batch, `table` says what each name becomes, `series` turns cumulative counts into growth.
+//! `record` reads a batch, `table` says what each name becomes, `series` turns cumulative counts into growth, `price`
+//! finds what a device costs.
 //! Neighbours: `rollup` has the cells and the rules of windows; `partials` carries them to the second stage.
 //!
 //! A device's readings are one cell a window (`Shape::Device`: tenant, model where the reading names it, device), an
 //! engine's another (`Shape::Engine`: tenant, model, service). Invariants: as in `rollup`; a record that cannot be
 //! read counts for nothing. No I/O, no clock.
 
+mod price;
 mod record;
 mod series;
 mod table;
@@ -14,8 +16,13 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
+
 use hashbrown::HashMap;
-use infertrace_analytics::rollup::{Measure, Millis, Partial};
+use infertrace_analytics::{
+    cost::Pricer,
+    rollup::{Measure, Millis, Partial},
+};
 use infertrace_schemas::trace::NameId;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -25,6 +32,7 @@ use crate::{
     rollup::{Cells, KeyIds, Limits, Mark, RollupCounts, permille},
     throttle::throttled_permille,
 };
+use price::Prices;
 use record::{Reading, SampleBatch, Temporality};
 use series::Series;
 use table::{Kind, Row, normalised};
@@ -62,6 +70,8 @@ pub struct SampleRoller {
     totals: HashMap<u64, u64, ahash::RandomState>,
     /// Of the record being read, by device and time.
     memory: HashMap<(u64, i64), Memory, ahash::RandomState>,
+    /// Of the record being read.
+    prices: Prices,
     max_series: usize,
     scratch: Vec<u8>,
 }
@@ -75,9 +85,16 @@ impl SampleRoller {
             series: Series::new(max_series),
             totals: HashMap::default(),
             memory: HashMap::default(),
+            prices: Prices::default(),
             max_series,
             scratch: Vec::new(),
         }
+    }
+
+    /// One that says what devices cost, too.
+    #[must_use]
+    pub fn priced(limits: Limits, max_series: usize, pricer: Arc<Pricer>) -> Self {
+        Self { prices: Prices::new(pricer), ..Self::new(limits, max_series) }
     }
 
     /// Takes over a source that is read from `from` on.
@@ -115,6 +132,8 @@ impl SampleRoller {
                 taken.ignored += u64::from(self.reading(source, batch, reading).is_none());
             }
             self.count_memory(source);
+            let cells = &mut self.cells;
+            self.prices.drain(|key, at_ms, price| cells.count(source, key, at_ms, |cell, _| price(cell)));
         }
         self.cells.end_record(source, offset);
         batch.map(|_| taken)
@@ -227,6 +246,7 @@ impl SampleRoller {
             device: intern(device),
             ..KeyIds::default()
         };
+        self.prices.note(batch, reading, key, hash);
         Some((key, hash))
     }
 
