@@ -124,7 +124,9 @@ fn requests_are_priced_by_their_share() {
 fn cells_say_how_much_is_estimated() {
     let second = v1::Span { span_id: vec![3; 8], ..request(Some(2)) };
     let second = v1::Span {
-        inference: second.inference.map(|facts| v1::InferenceContext { model_name: "mixtral".to_owned(), ..facts }),
+        inference: second
+            .inference
+            .map(|facts| v1::InferenceContext { model_name: "mixtral".to_owned(), ..facts }),
         ..second
     };
     let third = v1::Span { span_id: vec![4; 8], ..request(None) };
@@ -135,7 +137,8 @@ fn cells_say_how_much_is_estimated() {
         &found.unwrap_or_else(|| panic!("no cell of {model:?}")).cell
     };
     let llama = of("llama", Shape::Request);
-    let counters = [Counter::CostNanoUsd, Counter::EstimatedNanoUsd, Counter::UnpricedRequests, Counter::Requests];
+    let counters =
+        [Counter::CostNanoUsd, Counter::EstimatedNanoUsd, Counter::UnpricedRequests, Counter::Requests];
     assert_eq!(counters.map(|counter| llama.get(counter)), [3_822_222, 3_822_222, 1, 2]);
     assert_eq!(llama.price_versions().collect::<Vec<_>>(), [version.as_str()]);
     let device = of("", Shape::Device);
@@ -157,7 +160,10 @@ fn the_region_is_that_of_the_resource() {
             key: "cloud.region".to_owned(),
             value: Some(v1::AnyValue { value: Some(v1::any_value::Value::StringValue(region.to_owned())) }),
         };
-        let resource = v1::Resource { attributes: region.map(attribute).into_iter().collect(), ..v1::Resource::default() };
+        let resource = v1::Resource {
+            attributes: region.map(attribute).into_iter().collect(),
+            ..v1::Resource::default()
+        };
         let origin = v1::Origin { resource: Some(resource), ..v1::Origin::default() };
         let recorded = v1::Span { tokens: Some(timeline.clone()), ..request(Some(1)) };
         let partials = rolled_from(&Config::default(), vec![recorded], origin);
@@ -188,7 +194,8 @@ fn a_summary_says_what_the_trace_cost() {
     let mut rows = Rows::new(&batch).expect("the span schema");
     let mut columns = Columns::new(&batch).expect("the span schema");
     let mut roller = Roller::priced(config.rollup_limits(), pricer.clone());
-    let mut assembly = Assembly::new(config.limits(), TraceSummary::<'static>::schema().id).with_prices(pricer.version());
+    let mut assembly =
+        Assembly::new(config.limits(), TraceSummary::<'static>::schema().id).with_prices(pricer.version());
     assembly.assign(0, Resume::default());
     let mut closed = Vec::new();
     assembly.begin_record(0, 0, &mut closed);

@@ -282,7 +282,8 @@ fn costs_told(rollups: &[(u32, Vec<u8>)]) -> (BTreeMap<String, i64>, BTreeSet<St
         versions.extend(rollup.price_versions.iter().cloned());
         if rollup.window_nanos == 10_000_000_000 {
             let cost = rollup.counters.get("cost_nano_usd").copied().unwrap_or(0);
-            let key = (rollup.window_start_unix_nanos, rollup.model, rollup.service, rollup.stage, rollup.device);
+            let key =
+                (rollup.window_start_unix_nanos, rollup.model, rollup.service, rollup.stage, rollup.device);
             last.insert(key, cost);
         }
     }
@@ -336,7 +337,8 @@ async fn prices_can_be_changed_for_the_past() {
     assert!(large.before_nano_usd.abs_diff(2 * large.after_nano_usd) <= 2 * each);
     assert_eq!(costs.total.after_nano_usd, small.after_nano_usd + large.after_nano_usd);
 
-    let pieces = Request { id: "pieces".to_owned(), state: Some(dir.path().join("state.json")), ..new.clone() };
+    let pieces =
+        Request { id: "pieces".to_owned(), state: Some(dir.path().join("state.json")), ..new.clone() };
     let shared: Arc<dyn Log> = log.clone();
     let found = plan(shared.as_ref(), &pieces).await.expect("planned");
     let stop = CancellationToken::new();

@@ -207,11 +207,13 @@ impl Bar {
 fn print_costs(costs: &Costs) {
     println!("costs     at prices {} before, {} now:", costs.before_version, costs.after_version);
     let all = ("all models", &costs.total);
-    let models = costs.models.iter().map(|(model, diff)| (if model.is_empty() { "(none)" } else { model }, diff));
+    let models =
+        costs.models.iter().map(|(model, diff)| (if model.is_empty() { "(none)" } else { model }, diff));
     for (model, diff) in models.chain([all]) {
         let usd = |nanos: u64| nanos as f64 * 1e-9;
         let (before, after) = (usd(diff.before_nano_usd), usd(diff.after_nano_usd));
-        let percent = if before > 0.0 { format!(", {:+.1} %", (after / before - 1.0) * 100.0) } else { String::new() };
+        let percent =
+            if before > 0.0 { format!(", {:+.1} %", (after / before - 1.0) * 100.0) } else { String::new() };
         println!(
             "  {model}: {before:.4} -> {after:.4} USD ({:+.4}{percent}); {} of {} requests changed, {} without a price",
             after - before,

@@ -11,8 +11,7 @@ use super::Assembled;
 use crate::store::Part;
 
 fn cost_of(usage: &Usage<'_>, pricer: &Pricer) -> Cost {
-    let steps: Vec<StepShare> =
-        usage.steps().map(|(micros, batch)| StepShare { micros, batch }).collect();
+    let steps: Vec<StepShare> = usage.steps().map(|(micros, batch)| StepShare { micros, batch }).collect();
     // Time in a batch of unknown size is charged to nobody: all of it would be too much.
     let shared = |micros: Option<u64>| micros.filter(|_| usage.batch.is_some());
     pricer.request_cost(&RequestFacts {

@@ -32,7 +32,11 @@ pub(crate) fn price_of_hour(key: &Key, cell: &Cell) -> Option<u64> {
 impl Devices {
     /// The windows of a device that are to be priced when it reported itself in the one that begins at `window_ms`:
     /// that one, and those before in which it was silent for a short time. Each window is named once.
-    pub(crate) fn to_price(&mut self, device: &str, window_ms: Millis) -> impl Iterator<Item = Millis> + use<> {
+    pub(crate) fn to_price(
+        &mut self,
+        device: &str,
+        window_ms: Millis,
+    ) -> impl Iterator<Item = Millis> + use<> {
         let end_ms = window_ms + WINDOW_MS;
         let priced_to_ms = self.priced_to_ms.get(device).copied();
         let from_ms = priced_to_ms.filter(|to_ms| window_ms - to_ms <= MOST_SILENCE_MS).unwrap_or(window_ms);

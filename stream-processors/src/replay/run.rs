@@ -125,7 +125,8 @@ pub async fn run(
             Stage2::new(&request.analyst, partitions, &sources, request.filter.clone())
         }
     };
-    let mut engine = Engine::start(request, &tables, stage2, teller, state.as_ref().map(|state| state.read.clone()));
+    let mut engine =
+        Engine::start(request, &tables, stage2, teller, state.as_ref().map(|state| state.read.clone()));
     let outcome = engine.drive(&log, plan, state.as_ref(), stop, &mut progress).await;
     let (teller, read) = engine.end().await?;
     outcome?;

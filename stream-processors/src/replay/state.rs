@@ -40,8 +40,9 @@ pub(super) struct State {
 fn fingerprint(request: &Request, tables: &Tables) -> String {
     let Request { id, from_ms, to_ms, warm_up_ms, filter, processor, analyst, dry_run, .. } = request;
     let prices = tables.versions();
-    let text =
-        format!("{id} {from_ms} {to_ms} {warm_up_ms} {dry_run} {filter:?} {processor:?} {prices} {analyst:?}");
+    let text = format!(
+        "{id} {from_ms} {to_ms} {warm_up_ms} {dry_run} {filter:?} {processor:?} {prices} {analyst:?}"
+    );
     format!("{:032x}", xxh3_128(text.as_bytes()))
 }
 
@@ -75,11 +76,7 @@ impl State {
     }
 
     /// The state in `path`, if there is one.
-    pub(super) fn read(
-        path: &Path,
-        request: &Request,
-        tables: &Tables,
-    ) -> Result<Option<Self>, ReplayError> {
+    pub(super) fn read(path: &Path, request: &Request, tables: &Tables) -> Result<Option<Self>, ReplayError> {
         let bytes = match std::fs::read(path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             bytes => bytes.map_err(|error| wrong(path, &error.to_string()))?,

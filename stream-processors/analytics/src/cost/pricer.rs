@@ -131,11 +131,7 @@ impl Pricer {
         let by_instance = |name: &str| {
             let indexes = self.instances.get(&hash_of(name)).map_or(&[][..], Vec::as_slice);
             let entries = indexes.iter().map(|&index| &self.table.gpu()[index as usize]);
-            best(
-                entries.filter(|price| price.is_of(name)),
-                region,
-                at_ms,
-            )
+            best(entries.filter(|price| price.is_of(name)), region, at_ms)
         };
         let found = if !device.instance_type.is_empty() {
             by_instance(device.instance_type)
@@ -192,12 +188,7 @@ impl Pricer {
         let found = if has_device { by_gpu().or_else(by_tokens) } else { by_tokens().or_else(by_gpu) };
         let (nano_usd, kind, basis) = found.unwrap_or((0, CostKind::Estimated, Basis::Unknown));
         let charged = if basis == Basis::Tokens { None } else { gpu_micros };
-        Cost {
-            nano_usd,
-            gpu_micros: charged.unwrap_or(0),
-            kind,
-            basis,
-        }
+        Cost { nano_usd, gpu_micros: charged.unwrap_or(0), kind, basis }
     }
 
     fn token_cost(&self, facts: &RequestFacts<'_>) -> Option<(u64, CostKind, Basis)> {

@@ -230,7 +230,10 @@ fn history_is_priced_again() {
     assert_eq!((llama.requests, llama.changed, llama.unknown_after), (2, 2, 0));
     assert_eq!((llama.before_nano_usd, llama.after_nano_usd), (2 * 6_880_000, 2 * 3_440_000));
     assert_eq!((models[0].1.before_nano_usd, models[0].1.after_nano_usd), (8_020_000, 4_020_000));
-    assert_eq!((models[2].1.unknown_before, models[2].1.unknown_after, models[2].1.after_nano_usd), (1, 1, 0));
+    assert_eq!(
+        (models[2].1.unknown_before, models[2].1.unknown_after, models[2].1.after_nano_usd),
+        (1, 1, 0)
+    );
     assert_eq!(diff.total().after_nano_usd, 2 * 3_440_000 + 4_020_000);
 }
 
@@ -251,7 +254,10 @@ fn a_trace_counts_work_once() {
     let line = [(ROOT, None), (0, Some(tokens)), (1, Some(tokens)), (2, Some(gpu))];
     assert_eq!(of(&line), Some((5, "gpu", CostKind::Measured, 1, 0)));
     // An engine without a price leaves the call's; a call without a price takes nothing from its engine.
-    assert_eq!(of(&[(ROOT, Some(tokens)), (0, Some(unknown))]), Some((3, "tokens", CostKind::Estimated, 1, 1)));
+    assert_eq!(
+        of(&[(ROOT, Some(tokens)), (0, Some(unknown))]),
+        Some((3, "tokens", CostKind::Estimated, 1, 1))
+    );
     assert_eq!(of(&[(ROOT, Some(unknown)), (0, Some(gpu))]), Some((5, "gpu", CostKind::Measured, 1, 0)));
     // Two calls, of which one reached an engine of ours.
     let fork = [(ROOT, None), (0, Some(tokens)), (1, Some(gpu)), (0, Some(tokens))];
