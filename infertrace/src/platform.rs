@@ -144,6 +144,7 @@ impl Platform {
             .transpose()
             .with_context(|| format!("opening the lake {lake}"))?;
 
+        let pricer = config.processor.pricer().map_err(|error| anyhow::anyhow!("processor: {error}"))?;
         let mut gateway = None;
         if roles.gateway {
             let deps =
@@ -199,6 +200,7 @@ impl Platform {
             let deps = infertrace_query::Deps {
                 log: Some(log.clone()),
                 lake: Some(lake),
+                pricer,
                 clock,
                 metrics: &mut metrics,
                 exposition: exposition.clone(),

@@ -19,6 +19,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
 use hyper::{Request, client::conn::http1::SendRequest, header};
 use hyper_util::rt::TokioIo;
+use infertrace_analytics::cost::{Defaults, PriceTable, Pricer};
 use infertrace_proto::v1;
 use infertrace_query::{
     Config, Deps, LakeSource, build, hot::memory::MemoryTier, log_readiness, metrics::HotMetrics,
@@ -438,6 +439,7 @@ async fn main() {
     let deps = Deps {
         log: Some(Arc::clone(&log)),
         lake: Some(LakeSource { store, root: LakeRoot::new(common::lake::ROOT) }),
+        pricer: Arc::new(Pricer::new(PriceTable::embedded().unwrap(), Defaults::default())),
         clock: Arc::new(SystemClock),
         metrics: &mut registry,
         exposition: Arc::new(String::new),

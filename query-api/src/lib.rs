@@ -18,6 +18,7 @@ pub mod trace;
 use std::{net::SocketAddr, num::NonZero, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
+use infertrace_analytics::cost::Pricer;
 use infertrace_runtime::telemetry::MetricsRegistry;
 use infertrace_runtime::{clock::Clock, log::Log};
 use infertrace_schemas::{lake::LakeRoot, topics};
@@ -80,6 +81,8 @@ pub struct Deps<'a> {
     pub log: Option<Arc<dyn Log>>,
     /// The lake; without one only the hot tier is read.
     pub lake: Option<LakeSource>,
+    /// Prices, which are the processors' where costs should be the same.
+    pub pricer: Arc<Pricer>,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Where figures are registered; its prefix is `infertrace`.
@@ -181,6 +184,7 @@ pub async fn build(config: Config, deps: Deps<'_>) -> Result<Service, BuildError
         streams: Arc::new(Semaphore::new(limits.max_streams)),
         store: Store { hot, lake, context, scans: handle },
         insights,
+        pricer: deps.pricer,
         clock: deps.clock,
         readiness: deps.readiness,
         exposition: deps.exposition,

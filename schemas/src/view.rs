@@ -303,6 +303,12 @@ impl<'a> SpanView<'a> {
         &self.scope
     }
 
+    /// The resource column itself.
+    #[must_use]
+    pub const fn resource_column(&self) -> &Term<'a> {
+        &self.resource
+    }
+
     /// The stage column itself.
     #[must_use]
     pub const fn stage_column(&self) -> &OptionalTerm<'a> {

@@ -139,7 +139,8 @@ impl Pipeline {
         let mut assembly = Assembly::new(config.limits(), TraceSummary::<'static>::schema().id);
         assembly.assign(0, Resume::default());
         let roller = limits.map(|limits| {
-            let mut roller = Roller::new(limits);
+            let pricer = config.pricer().expect("the built-in prices");
+            let mut roller = Roller::priced(limits, pricer);
             roller.assign(0, 0, None);
             roller
         });
@@ -180,10 +181,11 @@ impl Pipeline {
                 roller.begin_record(0, offset, at_ms);
             }
             for _ in 0..spans {
-                let input = rows.span(row, self.assembly.names());
+                let mut input = rows.span(row, self.assembly.names());
+                input.cost = self.roller.as_mut().and_then(|roller| roller.cost(&mut columns, row));
                 let is_new = self.assembly.span(0, offset, &input, &mut self.closed);
                 if let (true, Some(roller)) = (is_new, &mut self.roller) {
-                    roller.span(0, &mut columns, row);
+                    roller.span(0, &mut columns, row, input.cost.as_ref());
                 }
                 row += 1;
             }

@@ -1,7 +1,8 @@
 //! Configuration of the assembly processor.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
+use infertrace_analytics::cost::{Defaults, PriceTable, Pricer};
 use serde::{Deserialize, Serialize};
 
 use crate::{assembly::Limits, rollup};
@@ -158,6 +159,32 @@ impl Config {
             return Err("group and samples_group must differ".to_owned());
         }
         Ok(())
+    }
+
+    /// The prices: the table that is built in or the one in the file [`Config::prices`], and what to assume where spans
+    /// say nothing.
+    ///
+    /// # Errors
+    /// A sentence that names the key, the file and what to do.
+    pub fn pricer(&self) -> Result<Arc<Pricer>, String> {
+        let table = if self.prices.is_empty() {
+            PriceTable::embedded()
+        } else {
+            let file = &self.prices;
+            let text = std::fs::read_to_string(file).map_err(|error| {
+                format!("prices: {file} cannot be read: {error}; name a readable file, or leave it empty for list prices")
+            })?;
+            PriceTable::parse(file, &text)
+        };
+        let table = table.map_err(|error| format!("prices: {error}"))?;
+        let default = &self.default_instance_type;
+        if !default.is_empty() && !table.gpu().iter().any(|price| price.is_of(default)) {
+            return Err(format!(
+                "default_instance_type: the price table has no {default:?}; add an entry or name one that it has"
+            ));
+        }
+        let defaults = Defaults { region: self.default_region.clone(), instance_type: default.clone() };
+        Ok(Arc::new(Pricer::new(table, defaults)))
     }
 
     pub(crate) const fn retry(&self) -> Duration {

@@ -154,10 +154,18 @@ impl Writer {
                 put_bytes_field(out, field, &self.nested);
             }
         }
+        self.nested.clear();
+        for version in partial.cell.price_versions() {
+            let number = self.number(version);
+            put_varint(&mut self.nested, u64::from(number));
+        }
+        if !self.nested.is_empty() {
+            put_bytes_field(&mut self.cell, 8, &self.nested);
+        }
         put_bytes_field(&mut self.cells, 4, &self.cell);
     }
 
-    fn number(&mut self, name: &Arc<str>) -> u32 {
+    fn number(&mut self, name: &str) -> u32 {
         if name.is_empty() {
             return 0;
         }
@@ -165,7 +173,7 @@ impl Writer {
             return number;
         }
         let number = self.numbers.len() as u32 + 1;
-        self.numbers.insert(Arc::clone(name), number);
+        self.numbers.insert(Arc::from(name), number);
         put_bytes_field(&mut self.names, 3, name.as_bytes());
         number
     }
@@ -296,6 +304,14 @@ fn read_cell(bytes: &[u8], names: &[Arc<str>]) -> Result<Partial, PartialsError>
             5 => read_sketch(field.bytes()?, &mut cell)?,
             6 => keep(&mut exemplars.longest, read_exemplar(field.bytes()?)?),
             7 => keep(&mut exemplars.sample, read_exemplar(field.bytes()?)?),
+            8 => {
+                let mut rest = field.bytes()?;
+                while !rest.is_empty() {
+                    let number = read_varint(&mut rest)?;
+                    let version = usize::try_from(number).ok().and_then(|number| names.get(number));
+                    cell.note_prices(version.ok_or(PartialsError::BadKey)?);
+                }
+            }
             _ => {}
         }
     }

@@ -21,6 +21,12 @@ use crate::assembly::SpanInput;
 #[error("column {0} is missing or has another type")]
 pub struct BadColumn(&'static str);
 
+impl From<infertrace_schemas::view::ViewError> for BadColumn {
+    fn from(error: infertrace_schemas::view::ViewError) -> Self {
+        Self(error.column)
+    }
+}
+
 impl BadColumn {
     pub(crate) fn at(column: usize) -> Self {
         Self(name::ALL[column])
@@ -79,11 +85,6 @@ impl<'a> Words<'a> {
             has_nulls: column_ref.null_count() > 0,
             ids: vec![NONE; values.len()],
         })
-    }
-
-    /// The distinct values, in the order of their keys.
-    pub(crate) fn values(&self) -> impl Iterator<Item = &'a str> {
-        self.values.iter().map(Option::unwrap_or_default)
     }
 
     /// Key of the row's value.
@@ -192,6 +193,7 @@ impl<'a> Rows<'a> {
                 status: self.status[row],
             },
             inference: self.inference.as_ref().and_then(|columns| columns.get(row)),
+            cost: None,
         }
     }
 }

@@ -12,6 +12,7 @@ mod session;
 
 use std::{sync::Arc, time::Duration};
 
+use infertrace_analytics::cost::Pricer;
 use infertrace_runtime::telemetry::MetricsRegistry;
 use infertrace_runtime::{
     clock::Clock,
@@ -66,6 +67,7 @@ pub enum Error {
 /// The assembly processor, ready to run.
 pub struct Service {
     config: Config,
+    pricer: Arc<Pricer>,
     log: Arc<dyn Log>,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
@@ -79,8 +81,11 @@ pub struct Service {
 /// [`BuildError::Config`].
 pub async fn build(config: Config, deps: Deps<'_>) -> Result<Service, BuildError> {
     config.check().map_err(BuildError::Config)?;
+    let pricer = config.pricer().map_err(BuildError::Config)?;
+    tracing::info!(version = &**pricer.version(), "requests are priced");
     let instance = instance_name(&config.instance_id);
     Ok(Service {
+        pricer,
         transactional_id: format!("{}-{instance}", config.group),
         samples_transactional_id: format!("{}-{instance}", config.samples_group),
         config,

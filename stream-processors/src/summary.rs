@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 
+use infertrace_analytics::cost::TraceCost;
 use infertrace_schemas::{
     avro::{
         ClockShift, Importance, PathSegment, ServiceEdge, ServiceUse, SourceRange, SpanStatus, StageTime,
@@ -30,6 +31,9 @@ pub(crate) struct Closing<'a> {
     pub(crate) first_offset: u64,
     pub(crate) last_offset: u64,
     pub(crate) slow_ns: i64,
+    pub(crate) cost: Option<TraceCost>,
+    /// Version of the prices that it was computed with.
+    pub(crate) price_version: &'a str,
 }
 
 /// The encoded summary.
@@ -141,10 +145,11 @@ fn build<'a>(
             })
             .collect(),
         omitted_groups: int(found.omitted_groups as usize),
-        cost_nano_usd: None,
-        gpu_micros: None,
-        cost_kind: Cow::Borrowed(""),
-        price_version: Cow::Borrowed(""),
+        cost_nano_usd: closing.cost.map(|cost| long(cost.nano_usd)),
+        gpu_micros: closing.cost.map(|cost| long(cost.gpu_micros)),
+        cost_kind: Cow::Borrowed(closing.cost.map_or("", |cost| cost.kind.name())),
+        cost_basis: Cow::Borrowed(closing.cost.map_or("", |cost| cost.basis())),
+        price_version: Cow::Borrowed(closing.cost.map_or("", |_| closing.price_version)),
         clock_shifts: found
             .clock_shifts
             .iter()

@@ -1,13 +1,20 @@
 //! Replays of a past range over the embedded log.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use infertrace_analytics::config::AnalystConfig;
 use infertrace_processors::{
     Config,
     replay::{Filter, Kind, ReplayError, Request, Summary, plan, run, topic},
 };
-use infertrace_proto::v1::{InferenceContext, PipelineContext, Span, Status, StatusCode};
+use infertrace_proto::v1::{
+    GpuMetrics, InferenceContext, PipelineContext, ResourceMetrics, Span, Status, StatusCode,
+};
 use infertrace_runtime::log::{
     Log, Millis, NewRecord, NextOffset, TopicPartition, TopicSpec,
     embedded::{self, EmbeddedLog},
@@ -103,7 +110,16 @@ fn span(number: u64, partition: u32, which: u64, at_ms: i64) -> Span {
             model_name: model.into(),
             input_tokens: Some(100),
             output_tokens: Some(50),
+            ttft_nanos: Some(duration_ms as u64 * 700_000),
+            batch_size: Some(4),
             ..InferenceContext::default()
+        }),
+        resources: Some(ResourceMetrics {
+            gpu: Some(GpuMetrics {
+                instance_type: ["g6.xlarge", "p5.48xlarge"][which as usize].into(),
+                ..GpuMetrics::default()
+            }),
+            ..ResourceMetrics::default()
         }),
         pipeline: Some(PipelineContext {
             queue_wait_time_ms: Some(if is_slow { (duration_ms / 2) as f64 } else { 1.0 }),
@@ -121,6 +137,7 @@ fn request(id: &str) -> Request {
         warm_up_ms: 0,
         filter: Filter::default(),
         processor: Config::default(),
+        prices: None,
         analyst: AnalystConfig::default(),
         rate: None,
         dry_run: false,
@@ -254,6 +271,95 @@ async fn a_replay_is_the_same_however_it_is_run_and_touches_nothing_live() {
     assert_eq!(outputs(&log, "warm").await[2], expected[2], "warmed up, the same is said");
     assert!(warm.told.rollups < whole.told.rollups);
     assert_eq!(live_state(&log).await, before);
+}
+
+/// Sums of the requests' cost, billionths of a US dollar, by model, of 10 s rollups; and the price versions on them.
+fn costs_told(rollups: &[(u32, Vec<u8>)]) -> (BTreeMap<String, i64>, BTreeSet<String>) {
+    let ids = SchemaIds::embedded::<Rollup>();
+    let (mut last, mut versions) = (BTreeMap::new(), BTreeSet::new());
+    for (_, value) in rollups {
+        let rollup: Rollup = ids.decode(value).expect("a rollup");
+        versions.extend(rollup.price_versions.iter().cloned());
+        if rollup.window_nanos == 10_000_000_000 {
+            let cost = rollup.counters.get("cost_nano_usd").copied().unwrap_or(0);
+            let key =
+                (rollup.window_start_unix_nanos, rollup.model, rollup.service, rollup.stage, rollup.device);
+            last.insert(key, cost);
+        }
+    }
+    let mut sums = BTreeMap::new();
+    for ((_, model, ..), cost) in last {
+        *sums.entry(model).or_default() += cost;
+    }
+    sums.retain(|_, cost| *cost > 0);
+    (sums, versions)
+}
+
+/// Scenario: a range replayed at the configured prices, then at a table in which one model's GPU is half as dear; the second also
+/// in pieces. A table that is wrong.
+/// Guarantee: rows of the first stay, those of the second carry the new version; the difference by model is that of the
+/// rows and of nothing else, however it was run; groups, positions and live topics stay as they were; the wrong table is
+/// refused by name before anything is written.
+#[tokio::test(flavor = "multi_thread")]
+async fn prices_can_be_changed_for_the_past() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let log = open(dir.path());
+    fill(&log).await;
+    let before = live_state(&log).await;
+    let file = dir.path().join("prices.toml");
+    let entry = "extend = true\n[[gpu]]\nprovider = \"aws\"\nregion = \"us-east-1\"\n\
+                 instance_type = \"p5.48xlarge\"\ngpu = \"H100\"\ngpus = 8\nper_gpu_hour = 3.44\n\
+                 valid_from = 2026-07-01\nsource = \"contract\"\n";
+    std::fs::write(&file, entry).expect("written");
+    let processor = Config { default_region: "us-east-1".to_owned(), ..Config::default() };
+    let old = Request { processor, ..request("old") };
+    let new = Request { id: "new".to_owned(), prices: Some(file.display().to_string()), ..old.clone() };
+    let whole = replay(&log, &old).await.expect("replays");
+    assert!(whole.costs.is_none(), "one table is compared with nothing");
+    let old_rows = outputs(&log, "old").await;
+
+    let costs = replay(&log, &new).await.expect("replays").costs.expect("two tables");
+    assert_same(&outputs(&log, "old").await, &old_rows);
+    let (told_before, old_versions) = costs_told(&old_rows[0]);
+    let (told_after, new_versions) = costs_told(&values(&log, &topic("new", Kind::Rollups)).await);
+    assert_eq!(old_versions.into_iter().collect::<Vec<_>>(), [costs.before_version.as_str()]);
+    assert_eq!(new_versions.into_iter().collect::<Vec<_>>(), [costs.after_version.as_str()]);
+    assert_ne!(costs.before_version, costs.after_version);
+    let each = (LENGTH / 500) as u64 * u64::from(PARTITIONS);
+    for (model, diff) in &costs.models {
+        assert_eq!(diff.requests, each, "{model}");
+        assert_eq!(diff.before_nano_usd, told_before[model].unsigned_abs(), "{model}");
+        assert_eq!(diff.after_nano_usd, told_after[model].unsigned_abs(), "{model}");
+    }
+    let (small, large) = (costs.models["small"], costs.models["large"]);
+    assert_eq!((small.changed, small.before_nano_usd), (0, small.after_nano_usd), "of another instance type");
+    assert_eq!(large.changed, each);
+    assert!(large.before_nano_usd.abs_diff(2 * large.after_nano_usd) <= 2 * each);
+    assert_eq!(costs.total.after_nano_usd, small.after_nano_usd + large.after_nano_usd);
+
+    let pieces =
+        Request { id: "pieces".to_owned(), state: Some(dir.path().join("state.json")), ..new.clone() };
+    let shared: Arc<dyn Log> = log.clone();
+    let found = plan(shared.as_ref(), &pieces).await.expect("planned");
+    let stop = CancellationToken::new();
+    let outcome = run(shared, &pieces, &found, &stop, |progress| {
+        if progress.offsets > progress.total / 2 && progress.offsets < progress.total {
+            stop.cancel();
+        }
+    })
+    .await;
+    let again = match outcome {
+        Err(ReplayError::Interrupted) => replay(&log, &pieces).await.expect("replays"),
+        outcome => outcome.expect("replays"),
+    };
+    assert_eq!(again.costs.as_ref(), Some(&costs));
+    assert_eq!(live_state(&log).await, before);
+
+    std::fs::write(&file, "[[gpu]]\nprovider = \"aws\"\n").expect("written");
+    let wrong = Request { id: "wrong".to_owned(), ..new };
+    let error = replay(&log, &wrong).await.expect_err("no table").to_string();
+    assert!(error.contains("prices.toml") && error.contains("gpus: it is missing"), "{error}");
+    assert!(log.partitions(&topic("wrong", Kind::Rollups)).await.is_err(), "nothing was written");
 }
 
 /// Scenario: a replay that is stopped after every sixth of the range and run again with the same state, until it is through;

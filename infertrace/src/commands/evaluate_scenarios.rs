@@ -200,7 +200,7 @@ fn simulate(args: &Scenarios, task: &Task) -> anyhow::Result<Score> {
         faults: task.faults.clone(),
         start_unix_ns: START_UNIX_NS,
     })?;
-    let mut stages = Stages::new();
+    let mut stages = Stages::new()?;
     for _ in 0..task.seconds {
         stages.take(offline.second())?;
     }
@@ -235,14 +235,15 @@ struct Stages {
 const SERIES: usize = 10_000;
 
 impl Stages {
-    fn new() -> Self {
+    fn new() -> anyhow::Result<Self> {
         let config = Config::default();
-        let mut first = Stage1::new(&config);
+        let pricer = config.pricer().map_err(anyhow::Error::msg)?;
+        let mut first = Stage1::new(&config, pricer.clone());
         first.assign(0, 0, Resumed { rolled_to: 0, watermark_ms: None });
-        let mut samples = SampleRoller::new(config.rollup_limits(), SERIES);
+        let mut samples = SampleRoller::priced(config.rollup_limits(), SERIES, pricer);
         samples.assign(SAMPLE_SOURCES, 0, None, []);
         let analyst = AnalystConfig { objectives: objectives(), ..AnalystConfig::default() };
-        Self {
+        Ok(Self {
             first,
             samples,
             second: Stage2::new(&analyst, 1, &[0], Filter::default()),
@@ -251,7 +252,7 @@ impl Stages {
             counted: Vec::new(),
             outcomes: Vec::new(),
             insights: Vec::new(),
-        }
+        })
     }
 
     fn take(&mut self, second: Second) -> anyhow::Result<()> {

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::Context as _;
 use clap::Args;
-use infertrace_processors::replay::{self, Filter, Kind, Progress, Request, Summary};
+use infertrace_processors::replay::{self, Costs, Filter, Kind, Progress, Request, Summary};
 use infertrace_runtime::progress::{self, short};
 use infertrace_schemas::time;
 
@@ -45,6 +45,9 @@ pub(crate) struct Replay {
     /// Parameters of detectors, objectives and mutes (TOML) instead of the defaults
     #[arg(long, value_name = "FILE")]
     detectors: Option<PathBuf>,
+    /// Another price table (TOML): costs are told at its prices, and compared by model with the configured table's
+    #[arg(long, value_name = "FILE")]
+    prices: Option<PathBuf>,
     /// Name of the output topics infertrace.replay.ID.…; the time of the start if not given
     #[arg(long)]
     id: Option<String>,
@@ -101,6 +104,7 @@ fn request(args: &Replay, config: &Config) -> anyhow::Result<Request> {
         warm_up_ms: now_ms - warm_up,
         filter: Filter { tenant: args.tenant.clone(), model: args.model.clone() },
         processor: config.processor.clone(),
+        prices: args.prices.as_ref().map(|path| path.display().to_string()),
         analyst,
         rate: args.rate,
         dry_run: args.dry_run,
@@ -199,6 +203,27 @@ impl Bar {
     }
 }
 
+/// A line a model, costs in US dollars.
+fn print_costs(costs: &Costs) {
+    println!("costs     at prices {} before, {} now:", costs.before_version, costs.after_version);
+    let all = ("all models", &costs.total);
+    let models =
+        costs.models.iter().map(|(model, diff)| (if model.is_empty() { "(none)" } else { model }, diff));
+    for (model, diff) in models.chain([all]) {
+        let usd = |nanos: u64| nanos as f64 * 1e-9;
+        let (before, after) = (usd(diff.before_nano_usd), usd(diff.after_nano_usd));
+        let percent =
+            if before > 0.0 { format!(", {:+.1} %", (after / before - 1.0) * 100.0) } else { String::new() };
+        println!(
+            "  {model}: {before:.4} -> {after:.4} USD ({:+.4}{percent}); {} of {} requests changed, {} without a price",
+            after - before,
+            diff.changed,
+            diff.requests,
+            diff.unknown_after
+        );
+    }
+}
+
 fn print(summary: &Summary) {
     let read = summary.read;
     let pace = short(read.spans as f64 / summary.seconds.max(1e-3));
@@ -215,6 +240,9 @@ fn print(summary: &Summary) {
         "told      {} rollups, {} baselines, {} states of insights, over {} windows",
         told.rollups, told.baselines, told.insight_states, told.windows
     );
+    if let Some(costs) = &summary.costs {
+        print_costs(costs);
+    }
     let diff = &summary.diff;
     println!(
         "insights  {} as live, {} different, {} only in the replay, {} only live",

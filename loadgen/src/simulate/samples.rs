@@ -55,6 +55,8 @@ fn readings(replica: &Replica, block_tokens: u32) -> Readings {
         ("service.name", Attr::Str(service.into())),
         ("service.instance.id", Attr::Str(format!("{service}-{}-{}", device.host, device.index))),
         ("host.name", Attr::Str(device.host.clone())),
+        ("host.type", Attr::Str(spec.instance_type.into())),
+        ("cloud.region", Attr::Str("us-east-1".into())),
         ("model_name", Attr::Str(spec.model.into())),
         ("gpu.simulated", Attr::Bool(true)),
     ];

@@ -171,6 +171,7 @@ pub(super) async fn rollups(
                 (rollups.series(&filter, first, step, points), rollups.held_from_ns(&filter.model))
             };
             let (counters, sums, metrics) = series_json(&series);
+            let prices: BTreeSet<&Arc<str>> = series.iter().flat_map(|step| &step.price_versions).collect();
             let windows = (0..points as i64).map(|index| (first + step * index).to_string());
             json!({
                 "model": filter.model,
@@ -178,6 +179,7 @@ pub(super) async fn rollups(
                 "held_from_unix_nano": held_from.map(|from| from.to_string()),
                 "window_start_unix_nano": windows.collect::<Json>(),
                 "counters": counters,
+                "price_versions": prices.into_iter().map(|version| &**version).collect::<Vec<&str>>(),
                 "sums": sums,
                 "metrics": metrics,
             })

@@ -30,6 +30,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use infertrace_analytics::cost::Pricer;
 use infertrace_runtime::clock::Clock;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -82,6 +83,7 @@ pub(crate) struct App {
     pub(crate) config: Config,
     pub(crate) store: Store,
     pub(crate) insights: Arc<Insights>,
+    pub(crate) pricer: Arc<Pricer>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) readiness: Readiness,
     pub(crate) exposition: Arc<dyn Fn() -> String + Send + Sync>,

@@ -67,7 +67,7 @@ fn render(
     let body = match format {
         Format::Api => {
             let about = insights::about_trace(&app.insights, &id, &trace);
-            render::trace(&id, &trace, parts, problems, about)
+            render::trace(&id, &trace, parts, problems, &app.pricer, about)
         }
         Format::Otlp => render::otlp(&trace, parts),
     };

@@ -139,6 +139,7 @@ struct Cell {
     key: Key,
     revision: i32,
     counters: Vec<(Arc<str>, u64)>,
+    price_versions: Vec<Arc<str>>,
     sums: Vec<(Arc<str>, f64)>,
     sketches: Vec<(Arc<str>, Packed)>,
     bytes: usize,
@@ -152,7 +153,7 @@ type Window = (i64, i64);
 pub struct Rollups {
     by_model: HashMap<Arc<str>, BTreeMap<Window, Vec<Cell>>>,
     windows: BTreeMap<Window, BTreeSet<Arc<str>>>,
-    /// Names of counters and metrics, once each.
+    /// Names of counters and metrics, and versions of prices, once each.
     names: BTreeSet<Arc<str>>,
     cells: usize,
     bytes: usize,
@@ -191,6 +192,8 @@ impl RollupFilter {
 pub struct Step {
     /// Sums of counters.
     pub counters: BTreeMap<Arc<str>, u64>,
+    /// Versions of the price tables behind the costs.
+    pub price_versions: BTreeSet<Arc<str>>,
     /// Sums that are not whole.
     pub sums: BTreeMap<Arc<str>, f64>,
     /// Distributions.
@@ -203,6 +206,7 @@ impl Step {
             let sum = self.counters.entry(Arc::clone(name)).or_default();
             *sum = sum.saturating_add(*value);
         }
+        self.price_versions.extend(cell.price_versions.iter().cloned());
         for (name, value) in &cell.sums {
             *self.sums.entry(Arc::clone(name)).or_default() += value;
         }
@@ -259,6 +263,7 @@ impl Rollups {
             .filter(|(_, value)| **value > 0)
             .map(|(name, value)| (self.name(name), *value as u64))
             .collect();
+        let price_versions = rollup.price_versions.iter().map(|version| self.name(version)).collect();
         let sums: Vec<_> = rollup
             .sums
             .iter()
@@ -278,7 +283,7 @@ impl Rollups {
             + texts.iter().map(|text| text.len()).sum::<usize>()
             + (counters.len() + sums.len()) * VALUE_BYTES / 2
             + sketches.iter().map(|(_, sketch)| sketch.bins.len() + 2 * VALUE_BYTES).sum::<usize>();
-        Ok(Cell { key, revision: rollup.revision, counters, sums, sketches, bytes })
+        Ok(Cell { key, revision: rollup.revision, counters, price_versions, sums, sketches, bytes })
     }
 
     fn name(&mut self, name: &str) -> Arc<str> {

@@ -1,22 +1,18 @@
 //! The JSON of a trace and of its summary.
 
+use infertrace_analytics::cost::Pricer;
 use infertrace_schemas::{
     trace::NONE,
     view::{SpanView, ViewError, to_otlp_json},
 };
 use serde_json::{Map, Value as Json, json};
 
-use super::Assembled;
+use super::{Assembled, cost};
 use crate::{
     hot::TraceId,
     lake::Problem,
     store::{Part, Tier},
 };
-
-/// A trace's cost while nothing computes it.
-fn no_cost() -> Json {
-    json!({"status": "unavailable"})
-}
 
 fn tier_names(tiers: &[Tier]) -> Vec<&'static str> {
     tiers.iter().map(|tier| tier.name()).collect()
@@ -121,7 +117,7 @@ pub fn summary(
     out
 }
 
-/// A trace whole, as the API answers it, with the insights that may be about it.
+/// A trace whole, as the API answers it, with its cost and the insights that may be about it.
 ///
 /// # Errors
 /// [`ViewError`] for a batch that is not of the span schema.
@@ -130,6 +126,7 @@ pub fn trace(
     trace: &Assembled,
     parts: &[Part],
     problems: &[Problem],
+    pricer: &Pricer,
     insights: Json,
 ) -> Result<Vec<u8>, ViewError> {
     let analysis = &trace.analysis;
@@ -170,7 +167,7 @@ pub fn trace(
         })
     });
     head.insert("clock_shifts".to_owned(), shifts.collect());
-    head.insert("cost".to_owned(), no_cost());
+    head.insert("cost".to_owned(), cost::cost(trace, parts, pricer)?);
     head.insert("insights".to_owned(), insights);
     head.insert("partial".to_owned(), json!(problems));
     head.insert("warnings".to_owned(), warnings(problems).into());

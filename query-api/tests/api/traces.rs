@@ -70,6 +70,72 @@ async fn a_batch_sent_again_collapses() {
     server.stop().await;
 }
 
+/// Scenario: a client's call above an engine's request in a batch of 4 on an H100, hot and from Parquet.
+/// Guarantee: the engine's cost stands once, as computed by hand, and says what it is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_trace_says_what_it_cost() {
+    use infertrace_proto::v1;
+    use prost::Message;
+    const SECOND: i64 = 1_000_000_000;
+    let inference = v1::InferenceContext {
+        model_name: "llama".to_owned(),
+        framework: "vllm".to_owned(),
+        input_tokens: Some(100),
+        output_tokens: Some(4),
+        ttft_nanos: Some(3 * SECOND as u64),
+        ..Default::default()
+    };
+    let call = v1::Span {
+        trace_id: spans::trace_id(1).to_vec(),
+        span_id: 1u64.to_be_bytes().to_vec(),
+        service_name: "chat".to_owned(),
+        start_time_unix_nano: NOW_NS,
+        duration_nanos: 10 * SECOND,
+        kind: 3,
+        inference: Some(v1::InferenceContext { framework: String::new(), ..inference.clone() }),
+        ..Default::default()
+    };
+    let engine = v1::Span {
+        span_id: 2u64.to_be_bytes().to_vec(),
+        parent_span_id: call.span_id.clone(),
+        service_name: "vllm".to_owned(),
+        kind: 2,
+        inference: Some(v1::InferenceContext { batch_size: Some(4), ..inference }),
+        pipeline: Some(v1::PipelineContext { queue_wait_time_ms: Some(2_000.0), ..Default::default() }),
+        resources: Some(v1::ResourceMetrics {
+            gpu: Some(v1::GpuMetrics { instance_type: "p5.48xlarge".to_owned(), ..Default::default() }),
+            ..Default::default()
+        }),
+        ..call.clone()
+    };
+    let record = infertrace_schemas::record::encode_share(
+        "",
+        &[],
+        [&call.encode_to_vec()[..], &engine.encode_to_vec()[..]],
+        &[],
+    );
+    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    lake::write_range(&store, 0, 0, std::slice::from_ref(&record), lake::Layout::default()).await;
+    let log = MemoryLog::new(1);
+    log.push(0, record, NOW_MS);
+    for setup in
+        [Setup { log: Some(log), ..Setup::default() }, Setup { store: Some(store), ..Setup::default() }]
+    {
+        let server = setup.start().await;
+        let cost = &server.get(&format!("/api/v1/traces/{}", hex_id(1))).await.json()["cost"];
+        // 8 s ÷ 4 at 6.88 USD an hour.
+        assert_eq!(cost["nano_usd"], "3822222", "{cost}");
+        assert_eq!(cost["gpu_micros"], "2000000");
+        assert_eq!(
+            [&cost["status"], &cost["kind"], &cost["basis"]],
+            ["available", "estimated", "gpu"].map(Json::from).each_ref()
+        );
+        assert_eq!((&cost["priced_requests"], &cost["unpriced_requests"]), (&1.into(), &0.into()));
+        assert!(cost["price_version"].as_str().is_some_and(|version| version.starts_with("20")), "{cost}");
+        server.stop().await;
+    }
+}
+
 /// Scenario: ids that were never sent. Guarantee: 404 as a problem, and no page of data is read for them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_missing_id_is_a_problem_document() {

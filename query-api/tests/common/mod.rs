@@ -9,6 +9,7 @@ pub mod spans;
 
 use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
+use infertrace_analytics::cost::{Defaults, PriceTable, Pricer};
 use infertrace_query::{Check, Config, Deps, LakeSource, build, insights::feed::TOPICS};
 use infertrace_runtime::telemetry::MetricsRegistry;
 use infertrace_runtime::{
@@ -54,6 +55,7 @@ impl Setup {
         let deps = Deps {
             log: self.log.clone().map(|log| log as Arc<dyn Log>),
             lake: self.store.clone().map(|store| LakeSource { store, root: LakeRoot::new(lake::ROOT) }),
+            pricer: Arc::new(Pricer::new(PriceTable::embedded().unwrap(), Defaults::default())),
             clock: Arc::new(clock.clone()) as Arc<dyn Clock>,
             metrics: &mut registry,
             exposition: Arc::new(|| "# EOF\n".to_owned()),

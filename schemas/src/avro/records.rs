@@ -21,6 +21,7 @@ pub struct Rollup {
     pub revision: i32,
     pub source: SourceRange,
     pub counters: BTreeMap<String, i64>,
+    pub price_versions: Vec<String>,
     pub sums: BTreeMap<String, f64>,
     pub sketches: Vec<Sketch>,
     pub exemplars: Vec<Exemplar>,

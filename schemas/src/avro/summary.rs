@@ -134,6 +134,7 @@ pub struct TraceSummary<'a> {
     pub cost_nano_usd: Option<i64>,
     pub gpu_micros: Option<i64>,
     pub cost_kind: Cow<'a, str>,
+    pub cost_basis: Cow<'a, str>,
     pub price_version: Cow<'a, str>,
     pub clock_shifts: Vec<ClockShift<'a>>,
     pub source: SourceRange,
@@ -200,6 +201,7 @@ pub fn write_trace_summary(out: &mut Vec<u8>, schema_id: u32, summary: &TraceSum
     w.optional(summary.cost_nano_usd);
     w.optional(summary.gpu_micros);
     w.text(&summary.cost_kind);
+    w.text(&summary.cost_basis);
     w.text(&summary.price_version);
     w.array(&summary.clock_shifts, |w, shift| {
         w.text(&shift.service);

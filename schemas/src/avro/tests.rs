@@ -99,7 +99,8 @@ fn summary() -> impl Strategy<Value = TraceSummary<'static>> {
             omitted_groups: ints[5],
             cost_nano_usd: options[6],
             gpu_micros: options[7],
-            cost_kind: words.3,
+            cost_kind: words.3.clone(),
+            cost_basis: words.3,
             price_version: words.2,
             source: SourceRange { partition: ints[6], first_offset: longs[0], last_offset: longs[1] },
             ..lists
@@ -184,6 +185,7 @@ fn example_rollup() -> Rollup {
         model: "llama".into(),
         window_nanos: 10_000_000_000,
         counters: [("spans".to_owned(), 3)].into(),
+        price_versions: vec!["2026-07-01/1".into()],
         sums: [("gpu_seconds".to_owned(), 0.5)].into(),
         sketches: vec![Sketch {
             metric: "ttft_nanos".into(),
@@ -349,4 +351,4 @@ fn embedded_ids_are_pinned() {
     assert_eq!(ids, PINNED);
 }
 
-const PINNED: [&str; 5] = ["eea02a4f", "c23574d0", "8b51b713", "d488fd4c", "f9f385fa"];
+const PINNED: [&str; 5] = ["d8acc3ed", "bc077e8d", "8b51b713", "d488fd4c", "f9f385fa"];

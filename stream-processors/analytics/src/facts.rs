@@ -56,6 +56,8 @@ pub(crate) struct Facts {
     pub(crate) cached: u64,
     pub(crate) preemptions: u64,
     pub(crate) cost_nano: u64,
+    /// Requests whose cost is not known.
+    pub(crate) unpriced: u64,
     /// Means in seconds, sequences, shares (0–1), MHz.
     pub(crate) duration: Mean,
     pub(crate) ttft: Mean,
@@ -98,6 +100,7 @@ impl Facts {
             cached: cell.get(Counter::CachedTokens),
             preemptions: cell.get(Counter::Preemptions),
             cost_nano: cell.get(Counter::CostNanoUsd),
+            unpriced: cell.get(Counter::UnpricedRequests),
             duration: mean(M::DurationMicros, MICROS),
             ttft: mean(M::TtftMicros, MICROS),
             tpot: mean(M::TpotMicros, MICROS),
@@ -165,6 +168,7 @@ impl Facts {
         self.cached += of.cached;
         self.preemptions += of.preemptions;
         self.cost_nano += of.cost_nano;
+        self.unpriced += of.unpriced;
         for (own, other) in [
             (&mut self.duration, of.duration),
             (&mut self.ttft, of.ttft),
@@ -226,9 +230,11 @@ impl Facts {
         self.preemptions as f64 * 60.0 / self.seconds().max(1.0)
     }
 
-    /// US dollars for 1,000 tokens, in and out.
+    /// US dollars for 1,000 tokens, in and out; none where the cost of more than a tenth of the requests is not known,
+    /// since their tokens would seem free.
     pub(crate) fn cost_of_1k(&self) -> Option<f64> {
-        (self.cost_nano > 0 && self.input + self.output > 0)
+        let is_known = self.unpriced * 10 <= self.requests;
+        (is_known && self.cost_nano > 0 && self.input + self.output > 0)
             .then(|| self.cost_nano as f64 * 1e-9 * 1_000.0 / (self.input + self.output) as f64)
     }
 

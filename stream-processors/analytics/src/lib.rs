@@ -11,6 +11,7 @@ pub mod cost;
 pub mod detect;
 mod facts;
 mod hash;
+mod idle;
 mod lifecycle;
 mod merge;
 mod model;

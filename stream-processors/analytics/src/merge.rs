@@ -10,8 +10,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    cost::price_of_time,
+    idle::{self, Devices},
     output::{Output, Rollup},
-    rollup::{Cell, Exemplars, Key, Millis, Partial, WINDOW_MS},
+    rollup::{Cell, Counter, Exemplars, Key, Millis, Partial, Shape, WINDOW_MS},
 };
 
 /// Numbers and traces of one key.
@@ -42,6 +44,20 @@ struct Entry {
 struct Window {
     entries: BTreeMap<Key, Entry>,
     told: bool,
+}
+
+impl Window {
+    /// Brings the idle cost of devices up to date.
+    fn settle(&mut self) {
+        if !self.entries.iter().any(|(key, entry)| entry.changed && key.shape() == Shape::Device) {
+            return;
+        }
+        for key in idle::settle(self.entries.iter_mut().map(|(key, entry)| (key, &mut entry.merged.cell))) {
+            if let Some(entry) = self.entries.get_mut(&key) {
+                entry.changed = true;
+            }
+        }
+    }
 }
 
 /// Windows of one length.
@@ -77,9 +93,29 @@ impl Level {
         true
     }
 
+    /// Whether the window that holds `window_ms` is still to be told or kept for corrections.
+    const fn keeps(&self, window_ms: Millis, now_ms: Millis) -> bool {
+        let start = window_ms - window_ms.rem_euclid(self.length_ms);
+        start >= now_ms - self.length_ms - self.kept_ms
+    }
+
+    /// What devices ask for an hour, by the windows in which something about them changed, in order of time.
+    fn changed_prices(&self, now_ms: Millis) -> Vec<(Millis, Key, u64)> {
+        let mut prices = Vec::new();
+        for (window_ms, window) in self.windows.range(..=now_ms - self.length_ms) {
+            for (key, entry) in window.entries.iter().filter(|(_, entry)| entry.changed) {
+                if let Some(price) = idle::price_of_hour(key, &entry.merged.cell) {
+                    prices.push((*window_ms, key.clone(), price));
+                }
+            }
+        }
+        prices
+    }
+
     /// Tells what is over or changed at `now_ms`, then forgets what is too old to change.
     fn tell(&mut self, now_ms: Millis, is_ours: &impl Fn(&Key) -> bool, out: &mut Vec<Output>) {
         for (&window_ms, window) in self.windows.range_mut(..=now_ms - self.length_ms) {
+            window.settle();
             for (key, entry) in window.entries.iter_mut().filter(|(_, entry)| entry.changed) {
                 entry.changed = false;
                 entry.revision += 1;
@@ -114,6 +150,7 @@ pub(crate) struct Windows {
     seen_later: BTreeMap<Millis, Cells>,
     base: Level,
     longer: [Level; 2],
+    devices: Devices,
     /// End of the last closed window.
     closed_to_ms: Option<Millis>,
     /// Partials that came after their 10 s window was forgotten.
@@ -142,6 +179,7 @@ impl Windows {
             seen_later: BTreeMap::new(),
             base: level(WINDOW_MS, MINUTE_MS),
             longer: [level(MINUTE_MS, 5 * MINUTE_MS), level(HOUR_MS, 10 * MINUTE_MS)],
+            devices: Devices::default(),
             closed_to_ms: None,
             uncorrected: 0,
         }
@@ -201,6 +239,7 @@ impl Windows {
                 level.add(start_ms, key, cell, exemplars, start_ms);
             }
         }
+        self.price_devices(now_ms);
         self.base.tell(now_ms, &is_ours, out);
         for level in &mut self.longer {
             level.tell(now_ms, &is_ours, out);
@@ -211,5 +250,22 @@ impl Windows {
             merge_into(&mut view, &key, &merged.cell, &merged.exemplars);
         }
         view
+    }
+
+    /// Adds the price of the time of devices that reported themselves in windows that are over.
+    fn price_devices(&mut self, now_ms: Millis) {
+        for (reported_ms, key, nano_usd_per_hour) in self.base.changed_prices(now_ms) {
+            for window_ms in self.devices.to_price(&key.device, reported_ms) {
+                let mut cell = Cell::default();
+                let price = price_of_time(window_ms, window_ms + WINDOW_MS, nano_usd_per_hour);
+                cell.count(Counter::DeviceNanoUsd, price);
+                for level in std::iter::once(&mut self.base).chain(&mut self.longer) {
+                    if level.keeps(window_ms, now_ms) {
+                        level.add(window_ms, &key, &cell, &Exemplars::default(), window_ms);
+                    }
+                }
+            }
+        }
+        self.devices.forget(now_ms);
     }
 }

@@ -83,6 +83,21 @@ names! {
         Refused = "refused",
         /// Spans, traces and readings counted here because their own key was past the cardinality limit.
         Folded = "folded",
+        /// The part of [`Counter::CostNanoUsd`] that is an estimate; the rest was measured.
+        EstimatedNanoUsd = "estimated_nano_usd",
+        /// The part of [`Counter::CostNanoUsd`] that follows from tokens at a provider's price; the rest from GPU time.
+        TokenNanoUsd = "token_nano_usd",
+        /// Model requests whose cost is not known: they add nothing to it.
+        UnpricedRequests = "unpriced_requests",
+        /// Price of the time in which a device reported itself, billionths of a US dollar.
+        DeviceNanoUsd = "device_nano_usd",
+        /// The part of it that requests were charged for their time on the device. Beside their
+        /// [`Counter::CostNanoUsd`], which stands with the requests, so that no sum holds it twice.
+        ChargedNanoUsd = "charged_nano_usd",
+        /// [`Counter::DeviceNanoUsd`] less what requests were charged; 0 where they were charged more.
+        IdleNanoUsd = "idle_nano_usd",
+        /// Readings of a device whose price is an estimate: of another region or time, or by the device's name alone.
+        EstimatedPrices = "estimated_prices",
     }
 }
 
@@ -137,6 +152,8 @@ names! {
         SelfMicros = "self_micros",
         /// Time of a stage on the critical path of one trace.
         CriticalMicros = "critical_micros",
+        /// Price of a device's share of its GPU, billionths of a US dollar an hour.
+        DevicePriceNanoUsd = "device_price_nano_usd",
     }
 }
 
@@ -165,7 +182,8 @@ pub enum Shape {
     Stage,
     /// Closed traces: stage [`stage::TRACE`].
     Trace,
-    /// Readings of a device: device set, service and stage empty, model set where the reading names it.
+    /// Readings of a device, and what requests on it cost: device set, service and stage empty, model set where the
+    /// reading names it.
     Device,
     /// Readings of an engine: stage [`stage::ENGINE`]; its prompt tokens looked up in the prefix cache are
     /// [`Counter::InputTokens`], those found [`Counter::CachedTokens`].
@@ -234,6 +252,8 @@ pub const OVERFLOW: &str = "_other";
 pub struct Cell {
     counters: [u64; Counter::ALL.len()],
     sketches: Vec<(Measure, Sketch)>,
+    /// Sorted, each once; almost always one at most.
+    price_versions: Vec<Box<str>>,
 }
 
 impl Cell {
@@ -241,6 +261,23 @@ impl Cell {
     pub fn count(&mut self, counter: Counter, by: u64) {
         let value = &mut self.counters[counter as usize];
         *value = value.saturating_add(by);
+    }
+
+    /// Sets a counter that is derived from others.
+    pub(crate) const fn set(&mut self, counter: Counter, value: u64) {
+        self.counters[counter as usize] = value;
+    }
+
+    /// Notes a version of the price table that costs here were computed with.
+    pub fn note_prices(&mut self, version: &str) {
+        if let Err(at) = self.price_versions.binary_search_by(|known| (**known).cmp(version)) {
+            self.price_versions.insert(at, version.into());
+        }
+    }
+
+    /// Versions of the price tables that costs here were computed with, sorted.
+    pub fn price_versions(&self) -> impl Iterator<Item = &str> {
+        self.price_versions.iter().map(|version| &**version)
     }
 
     /// Adds one value of a measure.
@@ -298,13 +335,18 @@ impl Cell {
         for (measure, sketch) in &other.sketches {
             self.sketch_mut(*measure).merge(sketch);
         }
+        other.price_versions().for_each(|version| self.note_prices(version));
     }
 
     /// Bytes held on the heap.
     #[must_use]
     pub fn heap_bytes(&self) -> usize {
         let inner: usize = self.sketches.iter().map(|(_, sketch)| sketch.heap_bytes()).sum();
-        self.sketches.capacity() * size_of::<(Measure, Sketch)>() + inner
+        let versions: usize = self.price_versions.iter().map(|version| version.len()).sum();
+        self.sketches.capacity() * size_of::<(Measure, Sketch)>()
+            + inner
+            + self.price_versions.capacity() * size_of::<Box<str>>()
+            + versions
     }
 }
 

@@ -18,9 +18,10 @@ mod trace;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use hashbrown::HashTable;
+use infertrace_analytics::cost::Cost;
 use infertrace_schemas::trace::{Analyzer, Inference, NONE, NameId, Names, SpanNode, TraceInput};
 
 use crate::{
@@ -60,6 +61,14 @@ pub struct SpanInput {
     pub node: SpanNode,
     /// Its inference numbers.
     pub inference: Option<Inference>,
+    /// What the request cost that it reports, if it reports one and there are prices.
+    pub cost: Option<Cost>,
+}
+
+impl SpanInput {
+    const fn is_request(&self) -> bool {
+        self.inference.is_some() || self.cost.is_some()
+    }
 }
 
 /// Why a trace was closed.
@@ -154,6 +163,7 @@ pub struct Assembly {
     latest: u32,
     counts: Counts,
     schema_id: u32,
+    price_version: Arc<str>,
 }
 
 impl Assembly {
@@ -176,7 +186,14 @@ impl Assembly {
             latest: NONE,
             counts: Counts::default(),
             schema_id,
+            price_version: Arc::from(""),
         }
+    }
+
+    /// Names the version of the prices that spans' costs were computed with.
+    #[must_use]
+    pub fn with_prices(self, version: &Arc<str>) -> Self {
+        Self { price_version: Arc::clone(version), ..self }
     }
 
     /// The table in which a span's strings are interned. Ids are valid until [`Assembly::sweep_names`].
@@ -457,7 +474,7 @@ impl Assembly {
     fn add(&mut self, slot: u32, offset: u64, now_ms: i64, span: &SpanInput) -> bool {
         let trace = self.slots[slot as usize].as_mut().expect("the slot is occupied");
         let grows =
-            trace.spans.len() == trace.spans.capacity() || span.inference.is_some() || trace.spans.len() > 32;
+            trace.spans.len() == trace.spans.capacity() || span.is_request() || trace.spans.len() > 32;
         let before = if grows { trace.bytes() } else { 0 };
         if !trace.add(span) {
             self.counts.duplicate_spans += 1;
@@ -516,6 +533,8 @@ impl Assembly {
                 first_offset: trace.first_offset,
                 last_offset: trace.last_offset,
                 slow_ns: self.limits.slow_ns,
+                cost: trace.cost(analysis),
+                price_version: &self.price_version,
             };
             out.push(Closed {
                 trace_id: trace.trace_id,

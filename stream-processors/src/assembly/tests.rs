@@ -51,6 +51,7 @@ fn span(trace: u8, id: u64, parent: u64, start: i64, duration: i64) -> SpanInput
             status: 0,
         },
         inference: None,
+        cost: None,
     }
 }
 

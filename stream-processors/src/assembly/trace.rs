@@ -1,7 +1,8 @@
 //! One trace in memory, and the intrusive lists that order traces by age.
 
 use hashbrown::HashTable;
-use infertrace_schemas::trace::{Inference, NONE, NameId, SpanNode};
+use infertrace_analytics::cost::{Cost, TraceCost, trace_cost};
+use infertrace_schemas::trace::{Analysis, Inference, NONE, NameId, SpanNode};
 
 use super::SpanInput;
 
@@ -45,6 +46,8 @@ pub(super) struct Trace {
     pub(super) phased: Links,
     pub(super) spans: Vec<SpanNode>,
     pub(super) inference: Vec<Inference>,
+    /// What requests cost, by the position of their span, ascending.
+    costs: Vec<(u32, Cost)>,
     /// Spans by id, once there are many.
     index: Option<Box<HashTable<u32>>>,
 }
@@ -71,6 +74,7 @@ impl Trace {
             phased: UNLINKED,
             spans,
             inference: Vec::new(),
+            costs: Vec::new(),
             index: None,
         }
     }
@@ -80,6 +84,7 @@ impl Trace {
         FIXED_BYTES
             + self.spans.capacity() * size_of::<SpanNode>()
             + self.inference.capacity() * size_of::<Inference>()
+            + self.costs.capacity() * size_of::<(u32, Cost)>()
             + index
     }
 
@@ -97,6 +102,12 @@ impl Trace {
             self.inference.len() as u32 - 1
         });
         let position = self.spans.len() as u32;
+        if let Some(cost) = span.cost {
+            if self.costs.capacity() == 0 {
+                self.costs.reserve_exact(1);
+            }
+            self.costs.push((position, cost));
+        }
         self.spans.push(SpanNode { inference, ..span.node });
         if self.spans.len() > SCAN_SPANS {
             let spans = &self.spans;
@@ -115,6 +126,19 @@ impl Trace {
             }
         }
         true
+    }
+
+    /// The cost of its requests, each piece of work once.
+    pub(super) fn cost(&self, analysis: &Analysis) -> Option<TraceCost> {
+        if self.costs.is_empty() {
+            return None;
+        }
+        let cost_of = |span: u32| {
+            let at = self.costs.binary_search_by_key(&span, |(position, _)| *position).ok()?;
+            Some(self.costs[at].1)
+        };
+        let spans: Vec<_> = analysis.nodes.iter().map(|node| (node.parent, cost_of(node.input))).collect();
+        trace_cost(&spans)
     }
 
     fn contains(&self, span: &SpanInput) -> bool {

@@ -142,6 +142,7 @@ pub fn rollup_record(rollup: &output::Rollup) -> avro::Rollup {
         revision: int(rollup.revision),
         source: SourceRange { partition: -1, first_offset: -1, last_offset: -1 },
         counters,
+        price_versions: rollup.cell.price_versions().map(str::to_owned).collect(),
         sums: BTreeMap::new(),
         sketches: rollup
             .cell

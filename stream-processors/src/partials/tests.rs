@@ -28,10 +28,12 @@ fn cell() -> impl Strategy<Value = Cell> {
     let counts = prop::collection::vec((0..Counter::ALL.len(), any::<u64>()), 0..4);
     let value = prop_oneof![Just(0), 1u64..100_000, any::<u64>()];
     let values = prop::collection::vec((0..Measure::ALL.len(), value), 0..12);
-    (counts, values).prop_map(|(counts, values)| {
+    let prices = prop::collection::vec(0..4u8, 0..3);
+    (counts, values, prices).prop_map(|(counts, values, prices)| {
         let mut cell = Cell::default();
         counts.iter().for_each(|&(at, value)| cell.count(Counter::ALL[at], value));
         values.iter().for_each(|&(at, value)| cell.measure(Measure::ALL[at], value));
+        prices.iter().for_each(|number| cell.note_prices(&format!("2026-07-01/{number}")));
         cell
     })
 }

@@ -2,7 +2,7 @@
 //!
 //! `stages` is both stages of the analytics as plain calls; `plan` finds the range in the log; `run` reads it in no
 //! group, on several threads, and hands outputs to `output`, which writes topics of its own; `state` is what an
-//! interrupted replay goes on from; `diff` compares insights with the live ones. Invariants: nothing live is touched:
+//! interrupted replay goes on from; `diff` compares insights with the live ones, `prices` costs at two tables. Invariants: nothing live is touched:
 //! no group is joined, no position committed, no live topic written, nobody paged; the same range with the same
 //! settings gives the same insights, byte for byte.
 //!
@@ -13,6 +13,7 @@
 pub mod diff;
 mod output;
 mod plan;
+mod prices;
 mod run;
 pub mod stages;
 mod state;
@@ -28,8 +29,9 @@ use crate::{config::Config, rows::BadColumn};
 
 pub use output::{Kind, Tally, topic};
 pub use plan::{Gap, Plan, plan};
+pub use prices::Costs;
 pub use run::run;
-pub use stages::{Counts, Filter};
+pub use stages::{Counts, Filter, Read};
 
 /// What to replay, and how.
 #[derive(Clone, Debug)]
@@ -46,6 +48,9 @@ pub struct Request {
     pub filter: Filter,
     /// Assembly and rollups.
     pub processor: Config,
+    /// Another price table, as in [`Config::prices`]: costs are told at its prices and compared by model with those of
+    /// the configured one.
+    pub prices: Option<String>,
     /// Detectors.
     pub analyst: AnalystConfig,
     /// Spans a second at most.
@@ -140,6 +145,9 @@ pub struct Summary {
     pub topics: Vec<String>,
     /// Beside what was told live.
     pub diff: diff::Diff,
+    /// What the requests cost at both price tables, if another one was given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub costs: Option<Costs>,
     /// Seconds it took, since it began or was resumed.
     pub seconds: f64,
 }

@@ -30,7 +30,8 @@ use super::{
     diff::Diff,
     output::{Teller, live},
     plan::Plan,
-    stages::{Counted, Counts, Outcome, Resumed, Stage1, Stage2},
+    prices::{Comparison, Tables},
+    stages::{Counted, Outcome, Read, Resumed, Stage1, Stage2},
     state::State,
 };
 
@@ -57,7 +58,7 @@ enum Merge {
     /// One from each thread of the first stage.
     Checkpoint {
         sources: BTreeMap<u32, Resumed>,
-        counts: Counts,
+        read: Read,
     },
     Failed(ReplayError),
 }
@@ -65,7 +66,7 @@ enum Merge {
 /// What the writer gets.
 enum Written {
     Outputs(Vec<Outcome>),
-    Checkpoint { sources: BTreeMap<u32, Resumed>, snapshots: Vec<Vec<u8>>, counts: Counts },
+    Checkpoint { sources: BTreeMap<u32, Resumed>, snapshots: Vec<Vec<u8>>, read: Read },
     Failed(ReplayError),
 }
 
@@ -95,8 +96,9 @@ pub async fn run(
     mut progress: impl FnMut(&Progress),
 ) -> Result<Summary, ReplayError> {
     let begun = Instant::now();
+    let tables = Tables::of(request)?;
     let state = match &request.state {
-        Some(path) => State::read(path, request)?,
+        Some(path) => State::read(path, request, &tables)?,
         None => None,
     };
     let partitions = match log.partitions(topics::PARTIALS).await {
@@ -123,7 +125,8 @@ pub async fn run(
             Stage2::new(&request.analyst, partitions, &sources, request.filter.clone())
         }
     };
-    let mut engine = Engine::start(request, stage2, teller, state.as_ref().map(|state| state.read));
+    let mut engine =
+        Engine::start(request, &tables, stage2, teller, state.as_ref().map(|state| state.read.clone()));
     let outcome = engine.drive(&log, plan, state.as_ref(), stop, &mut progress).await;
     let (teller, read) = engine.end().await?;
     outcome?;
@@ -137,10 +140,11 @@ pub async fn run(
         from_ms: request.from_ms,
         to_ms: request.to_ms,
         dry_run: request.dry_run,
-        read,
+        read: read.counts,
         told: teller.tally,
         topics: teller.topics(),
         diff: Diff::of(&teller.insights, &told_live),
+        costs: tables.summary(&read.costs),
         seconds: begun.elapsed().as_secs_f64(),
     })
 }
@@ -149,18 +153,24 @@ struct Engine<'r> {
     request: &'r Request,
     shared: Arc<Shared>,
     workers: Vec<mpsc::Sender<Job>>,
-    threads: Vec<JoinHandle<Counts>>,
+    threads: Vec<JoinHandle<Read>>,
     merger: Option<JoinHandle<()>>,
     writer: tokio::task::JoinHandle<Result<Teller, ReplayError>>,
     /// A message for each checkpoint that is durable.
     saved: mpsc::Receiver<()>,
     /// Partitions read to their end.
     done: Arc<parking_lot::Mutex<Vec<u32>>>,
-    before: Counts,
+    before: Read,
 }
 
 impl<'r> Engine<'r> {
-    fn start(request: &'r Request, stage2: Stage2, teller: Teller, before: Option<Counts>) -> Self {
+    fn start(
+        request: &'r Request,
+        tables: &Tables,
+        stage2: Stage2,
+        teller: Teller,
+        before: Option<Read>,
+    ) -> Self {
         let shared = Arc::new(Shared::default());
         let before = before.unwrap_or_default();
         let threads = request.threads.max(1);
@@ -169,7 +179,8 @@ impl<'r> Engine<'r> {
         let mut handles = Vec::new();
         for _ in 0..threads {
             let (worker, jobs) = mpsc::channel(QUEUE);
-            let stage1 = Stage1::new(&request.processor);
+            let comparison = tables.before.clone().map(|before| Comparison::new(before, request));
+            let stage1 = Stage1::new(&request.processor, tables.told.clone()).comparing(comparison);
             let (merge, shared) = (merge.clone(), shared.clone());
             handles.push(std::thread::spawn(move || work(stage1, jobs, &merge, &shared)));
             workers.push(worker);
@@ -179,7 +190,12 @@ impl<'r> Engine<'r> {
         let merger = std::thread::spawn(move || merge_all(stage2, to_merge, &outputs, threads));
         let (save, saved) = mpsc::channel(1);
         let done = Arc::new(parking_lot::Mutex::new(Vec::new()));
-        let context = Writing { request: request.clone(), done: done.clone(), before };
+        let context = Writing {
+            request: request.clone(),
+            tables: tables.clone(),
+            done: done.clone(),
+            before: before.clone(),
+        };
         let writer = tokio::spawn(write(teller, to_write, context, save));
         Self { request, shared, workers, threads: handles, merger: Some(merger), writer, saved, done, before }
     }
@@ -236,7 +252,7 @@ impl<'r> Engine<'r> {
                 progress(&Progress {
                     offsets: total.saturating_sub(left),
                     total,
-                    spans: self.shared.spans.load(Ordering::Relaxed) + self.before.spans,
+                    spans: self.shared.spans.load(Ordering::Relaxed) + self.before.counts.spans,
                     at_ms: feeds.iter().map(|feed| feed.at_ms).min().unwrap_or(self.request.to_ms),
                 });
             }
@@ -298,22 +314,22 @@ impl<'r> Engine<'r> {
     }
 
     /// Lets everything run out; the writer's error is the first that counts.
-    async fn end(mut self) -> Result<(Teller, Counts), ReplayError> {
+    async fn end(mut self) -> Result<(Teller, Read), ReplayError> {
         self.workers.clear();
         let written = self.writer.await.map_err(|error| ReplayError::Panicked(error.to_string()))?;
         let (threads, merger) = (std::mem::take(&mut self.threads), self.merger.take());
         let joined = tokio::task::spawn_blocking(move || {
-            let counts: Vec<_> = threads.into_iter().map(JoinHandle::join).collect();
+            let reads: Vec<_> = threads.into_iter().map(JoinHandle::join).collect();
             let merged = merger.map_or(Ok(()), JoinHandle::join);
-            (counts, merged)
+            (reads, merged)
         })
         .await;
         let teller = written?;
-        let (counts, merged) = joined.map_err(|error| ReplayError::Panicked(error.to_string()))?;
+        let (reads, merged) = joined.map_err(|error| ReplayError::Panicked(error.to_string()))?;
         merged.map_err(|_| ReplayError::Panicked("stage 2".into()))?;
-        let mut read = self.before;
-        for counts in counts {
-            read.add(&counts.map_err(|_| ReplayError::Panicked("stage 1".into()))?);
+        let mut read = std::mem::take(&mut self.before);
+        for one in reads {
+            read.add(&one.map_err(|_| ReplayError::Panicked("stage 1".into()))?);
         }
         Ok((teller, read))
     }
@@ -329,7 +345,7 @@ fn work(
     mut jobs: mpsc::Receiver<Job>,
     merge: &mpsc::Sender<Merge>,
     shared: &Shared,
-) -> Counts {
+) -> Read {
     let mut counted = Vec::new();
     let mut spans = 0;
     while let Some(job) = jobs.blocking_recv() {
@@ -347,7 +363,7 @@ fn work(
             }
             Job::Checkpoint => {
                 let sources = stage1.checkpoint(&mut counted);
-                Some(Merge::Checkpoint { sources, counts: stage1.counts() })
+                Some(Merge::Checkpoint { sources, read: stage1.read() })
             }
         };
         let now = stage1.counts().spans;
@@ -356,11 +372,11 @@ fn work(
         let first = (!counted.is_empty()).then(|| Merge::Counted(std::mem::take(&mut counted)));
         for message in first.into_iter().chain(then) {
             if merge.blocking_send(message).is_err() {
-                return stage1.counts();
+                return stage1.read();
             }
         }
     }
-    stage1.counts()
+    stage1.read()
 }
 
 /// The thread of the second stage.
@@ -371,21 +387,21 @@ fn merge_all(
     threads: usize,
 ) {
     let mut told: Vec<Outcome> = Vec::new();
-    let (mut sources, mut sum, mut heard) = (BTreeMap::new(), Counts::default(), 0);
+    let (mut sources, mut sum, mut heard) = (BTreeMap::new(), Read::default(), 0);
     while let Some(message) = messages.blocking_recv() {
         let mut then = None;
         match message {
             Merge::Counted(all) => all.into_iter().for_each(|counted| stage2.take(counted, &mut told)),
             Merge::Finish { source, to_ms } => stage2.finish(source, to_ms, &mut told),
-            Merge::Checkpoint { sources: of_one, counts } => {
+            Merge::Checkpoint { sources: of_one, read } => {
                 sources.extend(of_one);
-                sum.add(&counts);
+                sum.add(&read);
                 heard += 1;
                 if heard == threads {
                     heard = 0;
                     let (sources, snapshots) = (std::mem::take(&mut sources), stage2.snapshot());
-                    let counts = std::mem::take(&mut sum);
-                    then = Some(Written::Checkpoint { sources, snapshots, counts });
+                    let read = std::mem::take(&mut sum);
+                    then = Some(Written::Checkpoint { sources, snapshots, read });
                 }
             }
             Merge::Failed(error) => then = Some(Written::Failed(error)),
@@ -402,8 +418,9 @@ fn merge_all(
 /// What the writer needs for a checkpoint.
 struct Writing {
     request: Request,
+    tables: Tables,
     done: Arc<parking_lot::Mutex<Vec<u32>>>,
-    before: Counts,
+    before: Read,
 }
 
 /// The writer.
@@ -417,15 +434,15 @@ async fn write(
         match message {
             Written::Outputs(outputs) => teller.tell(outputs).await?,
             Written::Failed(error) => return Err(error),
-            Written::Checkpoint { mut sources, snapshots, counts } => {
+            Written::Checkpoint { mut sources, snapshots, read } => {
                 teller.settle().await?;
                 if let Some(path) = &context.request.state {
                     let done = context.done.lock().clone();
                     sources.retain(|source, _| !done.contains(source));
-                    let mut state = State::new(&context.request, sources, done);
+                    let mut state = State::new(&context.request, &context.tables, sources, done);
                     state.set_analysts(&snapshots);
-                    state.read = context.before;
-                    state.read.add(&counts);
+                    state.read = context.before.clone();
+                    state.read.add(&read);
                     state.told = teller.tally;
                     state.ends = teller.ends().await?;
                     state.write(path)?;

@@ -3,11 +3,12 @@
 //! The same code as the services' sessions drive, without groups, transactions and clocks. Invariant: what comes out is
 //! a function of the records alone; how they are cut into calls, and how partitions interleave, does not matter.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use infertrace_analytics::{
     analyst::{Analyst, SnapshotError},
     config::AnalystConfig,
+    cost::{CostDiff, Pricer},
     output::Output,
     rollup::{Key, Millis, Partial},
 };
@@ -19,6 +20,7 @@ use infertrace_schemas::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::prices::Comparison;
 use crate::{
     assembly::{Assembly, Closed, Resume},
     config::Config,
@@ -56,6 +58,23 @@ impl Counts {
         self.retries += other.retries;
         self.poison += other.poison;
         self.rejected += other.rejected;
+    }
+}
+
+/// What was read, and what its requests cost at two price tables.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Read {
+    /// How much.
+    pub counts: Counts,
+    /// Costs; empty unless two tables are compared.
+    pub costs: CostDiff,
+}
+
+impl Read {
+    /// Adds another thread's.
+    pub fn add(&mut self, other: &Self) {
+        self.counts.add(&other.counts);
+        self.costs.merge(&other.costs);
     }
 }
 
@@ -102,24 +121,31 @@ pub struct Stage1 {
     steps: Vec<Step>,
     closed: Vec<Closed>,
     dedup_batches: usize,
+    comparison: Option<Comparison>,
     counts: Counts,
 }
 
 impl Stage1 {
-    /// Empty; limits and times as the processor has them.
+    /// Empty; limits and times as the processor has them, costs at the prices of `pricer`.
     #[must_use]
-    pub fn new(config: &Config) -> Self {
+    pub fn new(config: &Config, pricer: Arc<Pricer>) -> Self {
         Self {
             // Summaries are not written, so any id will do.
             assembly: Assembly::new(config.limits(), 0),
-            roller: Roller::new(config.rollup_limits()),
+            roller: Roller::priced(config.rollup_limits(), pricer),
             reader: SpanReader::with_capacity(BATCH_SPANS),
             sources: BTreeMap::new(),
             steps: Vec::new(),
             closed: Vec::new(),
             dedup_batches: config.dedup_batches,
+            comparison: None,
             counts: Counts::default(),
         }
+    }
+
+    /// Compares the costs of requests with those at another table.
+    pub(super) fn comparing(self, comparison: Option<Comparison>) -> Self {
+        Self { comparison, ..self }
     }
 
     /// Takes a partition over: records come from `read_from` on, those below `resumed.rolled_to` are counted already.
@@ -191,7 +217,11 @@ impl Stage1 {
                 let span = rows.span(row, self.assembly.names());
                 let is_new = self.assembly.span(source, offset, &span, &mut self.closed);
                 if counts && is_new {
-                    self.roller.span(source, &mut columns, row);
+                    let cost = self.roller.cost(&mut columns, row);
+                    self.roller.span(source, &mut columns, row, cost.as_ref());
+                    if let (Some(cost), Some(comparison)) = (&cost, &mut self.comparison) {
+                        comparison.take(&mut columns, row, cost);
+                    }
                 }
             }
             row += spans;
@@ -246,10 +276,17 @@ impl Stage1 {
         resumed
     }
 
-    /// What was read so far.
+    /// How much was read so far.
     #[must_use]
     pub const fn counts(&self) -> Counts {
         self.counts
+    }
+
+    /// What was read so far.
+    #[must_use]
+    pub fn read(&self) -> Read {
+        let costs = self.comparison.as_ref().map(|comparison| comparison.diff.clone());
+        Read { counts: self.counts, costs: costs.unwrap_or_default() }
     }
 }
 
@@ -263,6 +300,13 @@ pub struct Filter {
 }
 
 impl Filter {
+    /// Whether a request of this tenant and model is analysed.
+    pub(super) fn takes_request(&self, tenant: &str, model: &str) -> bool {
+        let is =
+            |wanted: &Option<String>, found: &str| wanted.as_deref().is_none_or(|wanted| wanted == found);
+        is(&self.tenant, tenant) && (model.is_empty() || is(&self.model, model))
+    }
+
     fn takes(&self, key: &Key) -> bool {
         let is =
             |wanted: &Option<String>, found: &str| wanted.as_deref().is_none_or(|wanted| wanted == found);

@@ -11,10 +11,11 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use super::{
     ReplayError, Request, Tally,
-    stages::{Counts, Resumed},
+    prices::Tables,
+    stages::{Read, Resumed},
 };
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// End of each partition of the output topics.
 pub(super) type Ends = BTreeMap<String, u64>;
@@ -30,28 +31,36 @@ pub(super) struct State {
     /// Partitions that are.
     pub(super) done: Vec<u32>,
     analysts: Vec<String>,
-    pub(super) read: Counts,
+    pub(super) read: Read,
     pub(super) told: Tally,
     pub(super) ends: Ends,
 }
 
 /// What decides the outputs of a replay.
-fn fingerprint(request: &Request) -> String {
+fn fingerprint(request: &Request, tables: &Tables) -> String {
     let Request { id, from_ms, to_ms, warm_up_ms, filter, processor, analyst, dry_run, .. } = request;
-    let text = format!("{id} {from_ms} {to_ms} {warm_up_ms} {dry_run} {filter:?} {processor:?} {analyst:?}");
+    let prices = tables.versions();
+    let text = format!(
+        "{id} {from_ms} {to_ms} {warm_up_ms} {dry_run} {filter:?} {processor:?} {prices} {analyst:?}"
+    );
     format!("{:032x}", xxh3_128(text.as_bytes()))
 }
 
 impl State {
-    pub(super) fn new(request: &Request, sources: BTreeMap<u32, Resumed>, done: Vec<u32>) -> Self {
+    pub(super) fn new(
+        request: &Request,
+        tables: &Tables,
+        sources: BTreeMap<u32, Resumed>,
+        done: Vec<u32>,
+    ) -> Self {
         Self {
             version: VERSION,
-            fingerprint: fingerprint(request),
+            fingerprint: fingerprint(request, tables),
             id: request.id.clone(),
             sources,
             done,
             analysts: Vec::new(),
-            read: Counts::default(),
+            read: Read::default(),
             told: Tally::default(),
             ends: Ends::new(),
         }
@@ -67,14 +76,14 @@ impl State {
     }
 
     /// The state in `path`, if there is one.
-    pub(super) fn read(path: &Path, request: &Request) -> Result<Option<Self>, ReplayError> {
+    pub(super) fn read(path: &Path, request: &Request, tables: &Tables) -> Result<Option<Self>, ReplayError> {
         let bytes = match std::fs::read(path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             bytes => bytes.map_err(|error| wrong(path, &error.to_string()))?,
         };
         let state: Self = serde_json::from_slice(&bytes)
             .map_err(|error| wrong(path, &format!("no replay's state ({error}); remove it to begin anew")))?;
-        if state.version != VERSION || state.fingerprint != fingerprint(request) {
+        if state.version != VERSION || state.fingerprint != fingerprint(request, tables) {
             let detail = format!(
                 "is of another replay ({}) or of other settings; give its flags, another file, or remove it",
                 state.id

@@ -1,4 +1,4 @@
-//! The columns that rollups read, as typed slices, and what a row is: request, call or another span.
+//! The columns that rollups read, as typed slices.
 //!
 //! Texts are interned once per distinct dictionary value of a batch. Nothing is allocated a span.
 
@@ -6,20 +6,22 @@ use arrow::array::{
     Array, FixedSizeBinaryArray, Float64Array, Int64Array, MapArray, RecordBatch, StringArray,
     TimestampNanosecondArray, UInt8Array, UInt32Array, UInt64Array,
 };
-use infertrace_analytics::rollup::{Cell, Counter, Measure, Millis};
+use infertrace_analytics::{
+    cost::Cost,
+    rollup::{Cell, Counter, Measure, Millis},
+};
 use infertrace_schemas::{
     columns::{index, status},
-    trace::{NameId, Names},
+    usage::{Usage, Usages},
 };
 
-use super::keys::Own;
+use super::Pricing;
 use crate::{
     rows::{BadColumn, Words, typed},
     throttle::throttled_permille,
 };
 
 const SERVER: u8 = 2;
-const CLIENT: u8 = 3;
 /// Attributes with the HTTP status of a server's answer: the current convention, and the one before.
 const STATUS_KEYS: [&[u8]; 2] = [b"http.response.status_code", b"http.status_code"];
 
@@ -38,7 +40,8 @@ pub struct Columns<'a> {
     pub(super) service: Words<'a>,
     pub(super) stage: Words<'a>,
     pub(super) device: Words<'a>,
-    framework: Frameworks<'a>,
+    /// What spans say of requests.
+    pub(super) usages: Usages<'a>,
     batch_size: &'a UInt32Array,
     queue_depth: &'a UInt32Array,
     preemptions: &'a UInt32Array,
@@ -60,24 +63,6 @@ pub struct Columns<'a> {
     power: &'a Float64Array,
     temperature: &'a Float64Array,
     integers: Integers<'a>,
-}
-
-/// What a span counts as.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Role {
-    /// A serving engine's report of one request.
-    Request,
-    /// A client's or a proxy's report of one.
-    Call,
-    /// Anything else.
-    Other,
-}
-
-/// The framework column, its values judged once.
-#[derive(Debug)]
-struct Frameworks<'a> {
-    words: Words<'a>,
-    engines: Vec<bool>,
 }
 
 /// The map of integer attributes.
@@ -107,7 +92,7 @@ impl<'a> Columns<'a> {
             service: Words::new(batch, index::SERVICE_NAME)?,
             stage: Words::new(batch, index::STAGE)?,
             device: Words::new(batch, index::GPU_DEVICE_ID)?,
-            framework: Frameworks::new(batch)?,
+            usages: Usages::new(batch)?,
             batch_size: typed(batch, index::BATCH_SIZE)?,
             queue_depth: typed(batch, index::QUEUE_DEPTH)?,
             preemptions: typed(batch, index::PREEMPTIONS)?,
@@ -132,6 +117,16 @@ impl<'a> Columns<'a> {
         })
     }
 
+    /// What the request used that span `row` reports; `None` for a span that reports none.
+    pub fn usage(&mut self, row: usize) -> Option<Usage<'_>> {
+        self.usages.of(row)
+    }
+
+    /// What that request cost.
+    pub fn cost(&mut self, row: usize, pricing: &mut Pricing) -> Option<Cost> {
+        pricing.cost(&mut self.usages, row)
+    }
+
     /// End of span `row`, milliseconds.
     pub(super) fn end_ms(&self, row: usize) -> Millis {
         self.start[row].saturating_add(self.duration[row]).div_euclid(1_000_000)
@@ -147,29 +142,6 @@ impl<'a> Columns<'a> {
 
     pub(super) fn is_error(&self, row: usize) -> bool {
         self.status[row] == status::ERROR
-    }
-
-    /// What span `row` counts as. A request is at no stage or at `inference`, is not the client's side, and carries token
-    /// counts, a time to first token or, of a named model, a queue time, a batch or a device; and something says that
-    /// an engine reports it. Otherwise, with token counts or a time to first token, it is a call.
-    pub(super) fn role(&mut self, row: usize, stage: NameId, own: &Own, names: &mut Names) -> Role {
-        if !stage.is_empty() && stage != own.inference {
-            return Role::Other;
-        }
-        let has_numbers =
-            self.input_tokens.is_valid(row) || self.output_tokens.is_valid(row) || self.ttft_ns.is_valid(row);
-        let is_served = self.queue_wait_ms.is_valid(row)
-            || self.batch_size.is_valid(row)
-            || !self.device.get(row, names).is_empty();
-        if !has_numbers && (!is_served || self.model.get(row, names).is_empty()) {
-            return Role::Other;
-        }
-        let is_engine = is_served || stage == own.inference || self.framework.is_engine(row);
-        match (self.kind[row] != CLIENT && is_engine, has_numbers) {
-            (true, _) => Role::Request,
-            (false, true) => Role::Call,
-            (false, false) => Role::Other,
-        }
     }
 
     /// Whether a front refused the request: a root that answered 429 or 503.
@@ -267,19 +239,6 @@ pub(crate) fn scaled(value: f64, by: f64) -> Option<u64> {
 fn measure_scaled(cell: &mut Cell, measure: Measure, value: Option<f64>, by: f64) {
     if let Some(value) = value.and_then(|value| scaled(value, by)) {
         cell.measure(measure, value);
-    }
-}
-
-impl<'a> Frameworks<'a> {
-    fn new(batch: &'a RecordBatch) -> Result<Self, BadColumn> {
-        let words = Words::new(batch, index::FRAMEWORK)?;
-        // Everything that names itself serves, but for this proxy.
-        let engines = words.values().map(|name| !name.is_empty() && name != "litellm").collect();
-        Ok(Self { words, engines })
-    }
-
-    fn is_engine(&self, row: usize) -> bool {
-        self.words.key(row).is_some_and(|key| self.engines[key])
     }
 }
 

@@ -36,7 +36,6 @@ pub(crate) struct Own {
     pub(crate) engine: NameId,
     pub(crate) none: NameId,
     pub(crate) trace: NameId,
-    pub(crate) inference: NameId,
     pub(crate) unknown_service: NameId,
 }
 
@@ -48,7 +47,6 @@ impl Own {
             engine: names.intern(stage::ENGINE),
             none: names.intern(stage::NONE),
             trace: names.intern(stage::TRACE),
-            inference: names.intern("inference"),
             unknown_service: names.intern("unknown_service"),
         }
     }

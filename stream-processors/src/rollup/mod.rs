@@ -6,7 +6,7 @@
 //! A span is counted where it ends, in one cell:
 //! - [`Shape::Request`](infertrace_analytics::rollup::Shape) by tenant, model, version, service and device, for a serving
 //!   engine's report of one request: durations, first token, queue, phases, batch, cache, tokens, the
-//!   device's readings, and a few traces to look at;
+//!   device's readings, cost, and a few traces to look at;
 //! - `Shape::Call` by tenant, model, version and service, for a client's or proxy's report of one: what it can know of
 //!   these. Calls and requests tell of the same work and are never added up;
 //! - `Shape::Spans` by tenant, model (if it names one), service and stage, for all others: their duration.
@@ -20,22 +20,30 @@
 
 mod cells;
 mod columns;
+mod cost;
 mod keys;
 
 #[cfg(test)]
 mod tests;
 
-use infertrace_analytics::rollup::{Counter, Exemplar, Measure, Millis, Partial};
-use infertrace_schemas::trace::{NameId, Names, StageTime};
+use std::sync::Arc;
+
+use infertrace_analytics::{
+    cost::{Cost, Pricer},
+    rollup::{Counter, Exemplar, Measure, Millis, Partial},
+};
+use infertrace_schemas::{
+    trace::{NameId, Names, StageTime},
+    usage::Role,
+};
 
 pub(crate) use cells::Cells;
 pub use cells::{Limits, Mark, RollupCounts};
 pub use columns::Columns;
 pub(crate) use columns::{permille, scaled};
+pub use cost::Pricing;
 pub(crate) use keys::KeyIds;
 pub use keys::KeyLimits;
-
-use columns::Role;
 
 /// What is counted of a closed trace, its texts interned by the assembly.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -68,13 +76,26 @@ pub struct TraceFacts {
 pub struct Roller {
     spans: Cells,
     traces: Cells,
+    pricing: Option<Pricing>,
 }
 
 impl Roller {
-    /// An empty roller.
+    /// An empty roller that knows no prices.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
-        Self { spans: Cells::new(limits), traces: Cells::new(limits) }
+        Self { spans: Cells::new(limits), traces: Cells::new(limits), pricing: None }
+    }
+
+    /// An empty roller that counts costs at the prices of `pricer`.
+    #[must_use]
+    pub fn priced(limits: Limits, pricer: Arc<Pricer>) -> Self {
+        Self { pricing: Some(Pricing::new(pricer)), ..Self::new(limits) }
+    }
+
+    /// What the request cost that span `row` reports; `None` for other spans, and without prices.
+    #[inline]
+    pub fn cost(&mut self, columns: &mut Columns<'_>, row: usize) -> Option<Cost> {
+        columns.cost(row, self.pricing.as_mut()?)
     }
 
     /// Takes over a partition, of which records below `rolled_to` are counted already, at this watermark.
@@ -107,13 +128,13 @@ impl Roller {
         self.traces.advance(source, to_ms);
     }
 
-    /// Counts span `row` of the record that was begun.
+    /// Counts span `row` of the record that was begun, and its [`Roller::cost`].
     #[inline]
-    pub fn span(&mut self, source: u32, columns: &mut Columns<'_>, row: usize) {
+    pub fn span(&mut self, source: u32, columns: &mut Columns<'_>, row: usize, cost: Option<&Cost>) {
         let own = *self.spans.own();
         let names = self.spans.names();
         let stage = columns.stage.get(row, names);
-        let role = columns.role(row, stage, &own, names);
+        let role = columns.usages.role(row);
         let mut service = columns.service.get(row, names);
         if service.is_empty() {
             service = own.unknown_service;
@@ -136,6 +157,7 @@ impl Roller {
             Role::Other => key.stage = own.stage(stage),
         }
         let columns = &*columns;
+        let version = self.pricing.as_ref().map_or("", |pricing| pricing.version());
         self.spans.count(source, key, columns.end_ms(row), |cell, exemplars| {
             let (duration_micros, is_error) = (columns.duration_micros(row), columns.is_error(row));
             cell.count(Counter::Spans, 1);
@@ -146,6 +168,9 @@ impl Roller {
                 return;
             }
             columns.count_request(row, cell);
+            if let Some(cost) = cost {
+                cost::count(cell, cost, version);
+            }
             if role == Role::Request {
                 columns.count_engine(row, cell);
             }
@@ -198,7 +223,10 @@ impl Roller {
     /// Appends all that was counted since the last flush; `None` for a partition not assigned.
     pub fn flush(&mut self, source: u32, out: &mut Vec<Partial>) -> Option<Mark> {
         self.traces.flush(source, out);
-        self.spans.flush(source, out)
+        let first = out.len();
+        let mark = self.spans.flush(source, out);
+        cost::devices_charged(out, first);
+        mark
     }
 
     /// Appends what was counted of traces since the last flush.

@@ -156,7 +156,7 @@ fn count(roller: &mut Roller, records: &[RecordSpec], range: std::ops::Range<usi
             let counts = roller.begin_record(0, offset as u64, records[offset].timestamp_ms);
             for _ in 0..spans {
                 if counts {
-                    roller.span(0, &mut columns, row);
+                    roller.span(0, &mut columns, row, None);
                 }
                 row += 1;
             }
@@ -286,7 +286,7 @@ fn one(spec: Spec, change: impl FnOnce(&mut Span)) -> Vec<(Key, Cell)> {
     let mut roller = Roller::new(limits());
     roller.assign(0, 0, None);
     assert!(roller.begin_record(0, 0, T0));
-    roller.span(0, &mut columns, 0);
+    roller.span(0, &mut columns, 0, None);
     let mut partials = Vec::new();
     roller.flush(0, &mut partials);
     partials.into_iter().map(|partial| (partial.key, partial.cell)).collect()

@@ -1,13 +1,14 @@
 //! GPU and engine samples of the samples topic, counted by device or engine and window.
 //!
 //! `record` reads a batch, `table` says what each name becomes, `series` turns cumulative counts into growth, `state`
-//! keeps their last readings over a restart.
+//! keeps their last readings over a restart, `price` finds what a device costs.
 //! Neighbours: `rollup` has the cells and the rules of windows; `partials` carries them to the second stage.
 //!
 //! A device's readings are one cell a window (`Shape::Device`: tenant, model where the reading names it, device), an
 //! engine's another (`Shape::Engine`: tenant, model, service). Invariants: as in `rollup`; a record that cannot be
 //! read counts for nothing. No I/O, no clock.
 
+mod price;
 mod record;
 mod series;
 mod state;
@@ -16,9 +17,12 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
-use infertrace_analytics::rollup::{Measure, Millis, Partial};
+use infertrace_analytics::{
+    cost::Pricer,
+    rollup::{Measure, Millis, Partial},
+};
 use infertrace_schemas::trace::NameId;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -29,6 +33,7 @@ use crate::{
     rollup::{Cells, KeyIds, Limits, Mark, RollupCounts, permille},
     throttle::throttled_permille,
 };
+use price::Prices;
 use record::{Reading, SampleBatch, Temporality};
 use series::{Last, Series};
 use table::{Kind, Row, normalised};
@@ -66,6 +71,8 @@ pub struct SampleRoller {
     series: BTreeMap<u32, Series>,
     /// Of the record being read, by device and time.
     memory: BTreeMap<(u64, i64), Memory>,
+    /// Of the record being read.
+    prices: Prices,
     max_series: usize,
     refused: u64,
     scratch: Vec<u8>,
@@ -79,10 +86,17 @@ impl SampleRoller {
             cells: Cells::new(limits),
             series: BTreeMap::new(),
             memory: BTreeMap::new(),
+            prices: Prices::default(),
             max_series,
             refused: 0,
             scratch: Vec::new(),
         }
+    }
+
+    /// One that says what devices cost, too.
+    #[must_use]
+    pub fn priced(limits: Limits, max_series: usize, pricer: Arc<Pricer>) -> Self {
+        Self { prices: Prices::new(pricer), ..Self::new(limits, max_series) }
     }
 
     /// Takes over a source that is read from `from` on, with the watermark and series that were kept there.
@@ -130,6 +144,8 @@ impl SampleRoller {
                 taken.ignored += u64::from(self.reading(source, batch, reading).is_none());
             }
             self.count_memory(source);
+            let cells = &mut self.cells;
+            self.prices.drain(|key, at_ms, price| cells.count(source, key, at_ms, |cell, _| price(cell)));
         }
         self.cells.end_record(source, offset);
         batch.map(|_| taken)
@@ -245,6 +261,7 @@ impl SampleRoller {
             device: intern(device),
             ..KeyIds::default()
         };
+        self.prices.note(batch, reading, key, hash);
         Some((key, hash))
     }
 

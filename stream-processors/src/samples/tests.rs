@@ -359,3 +359,37 @@ proptest! {
         prop_assert!(!is_poison || flush(&mut roller).is_empty());
     }
 }
+
+/// Scenario: two readings of a device of a known instance type, one named by DCGM's label alone, one of nothing known; a
+/// seventh of a GPU. Guarantee: each device's price of an hour, marked where it is an estimate, once a record and window;
+/// none where there is no price.
+#[test]
+fn devices_say_what_they_cost() {
+    let pricer = crate::Config::default().pricer().expect("the built-in prices");
+    let price = |labels: &[(&str, &str)]| {
+        let mut roller = SampleRoller::priced(limits(), 100, pricer.clone());
+        roller.assign(SOURCE, 0, None, []);
+        let labelled = |name: &str| Sample {
+            attributes: labels.iter().map(|(key, value)| text(key, value)).collect(),
+            ..reading(name, "1", 0.5)
+        };
+        let payload = batch(vec![labelled("hw.gpu.utilization"), labelled("hw.power")]);
+        roller.record(SOURCE, 0, T0, &payload).expect("own record");
+        let cells = flush(&mut roller);
+        assert_eq!(cells.len(), 1);
+        let cell = &cells[0].1;
+        let sketch = cell.sketch(Measure::DevicePriceNanoUsd)?;
+        assert_eq!(sketch.count(), 1);
+        assert_eq!(cell.price_versions().collect::<Vec<_>>(), [&**pricer.version()]);
+        Some((sketch.max(), cell.get(Counter::EstimatedPrices)))
+    };
+    // The readings are of a time before the first entry, so every price is an estimate.
+    let place = ("cloud.region", "us-east-1");
+    assert_eq!(price(&[("host.type", "p5.48xlarge"), place]), Some((6_880_000_000, 1)));
+    assert_eq!(price(&[("modelName", "NVIDIA H100 80GB HBM3"), place]), Some((6_880_000_000, 1)));
+    assert_eq!(
+        price(&[("host.type", "p5.48xlarge"), ("GPU_I_PROFILE", "1g.10gb"), place]),
+        Some((982_857_143, 1))
+    );
+    assert_eq!(price(&[("modelName", "Radeon")]), None);
+}

@@ -97,7 +97,11 @@ impl<'s> Samples<'s> {
             consumer,
             dead_letters: topics::DLQ.into(),
             dead_letters_partitions,
-            roller: SampleRoller::new(config.rollup_limits(), config.samples_max_series),
+            roller: SampleRoller::priced(
+                config.rollup_limits(),
+                config.samples_max_series,
+                Arc::clone(&service.pricer),
+            ),
             rollups,
             partials: Vec::new(),
             inputs: BTreeMap::new(),

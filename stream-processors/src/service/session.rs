@@ -130,13 +130,13 @@ impl<'s> Session<'s> {
             traces_partitions,
             dead_letters: topics::DLQ.into(),
             dead_letters_partitions,
-            assembly: Assembly::new(service.config.limits(), schema_id),
+            assembly: Assembly::new(service.config.limits(), schema_id).with_prices(service.pricer.version()),
             reader: SpanReader::with_capacity(BATCH_SPANS),
             inputs: BTreeMap::new(),
             steps: Vec::new(),
             closed: Vec::new(),
             counted: 0,
-            roller: Roller::new(service.config.rollup_limits()),
+            roller: Roller::priced(service.config.rollup_limits(), Arc::clone(&service.pricer)),
             rollups: RollupOutput::new(log).await?,
             partials: Vec::new(),
             sightings: BTreeMap::new(),
@@ -248,10 +248,11 @@ impl<'s> Session<'s> {
             self.assembly.begin_record(partition, timestamp_ms, &mut self.closed);
             let counts = self.roller.begin_record(partition, offset, timestamp_ms);
             for row in row..row + spans {
-                let span = rows.span(row, self.assembly.names());
+                let mut span = rows.span(row, self.assembly.names());
+                span.cost = self.roller.cost(&mut columns, row);
                 let is_new = self.assembly.span(partition, offset, &span, &mut self.closed);
                 if counts && is_new {
-                    self.roller.span(partition, &mut columns, row);
+                    self.roller.span(partition, &mut columns, row, span.cost.as_ref());
                     if let Some(writer) = self.sightings.get_mut(&partition)
                         && let Some(sighting) = sightings.of(row)
                     {

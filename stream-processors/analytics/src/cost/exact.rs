@@ -1,5 +1,7 @@
 //! Integer arithmetic of money and time: rounded once, distributed without a remainder.
 
+use crate::rollup::Millis;
+
 /// Billionths in a dollar.
 pub const NANOS_PER_USD: u64 = 1_000_000_000;
 /// Microseconds in an hour.
@@ -64,6 +66,13 @@ pub(super) fn price_between(from: i64, to: i64, nano_usd_per_hour: u64, share: S
     let since_epoch =
         |at: i64| u128::from(at.max(0) as u64) * nanos / (MICROS_PER_HOUR * u128::from(share.whole));
     narrow(since_epoch(to).saturating_sub(since_epoch(from)))
+}
+
+/// The price of the time from `from_ms` to `to_ms` at so many billionths of a US dollar an hour: stretches that follow one
+/// another add up to the price of them all, to the billionth.
+#[must_use]
+pub fn price_of_time(from_ms: Millis, to_ms: Millis, nano_usd_per_hour: u64) -> u64 {
+    price_between(from_ms.saturating_mul(1_000), to_ms.saturating_mul(1_000), nano_usd_per_hour, Share::ALL)
 }
 
 /// Divides `total` in proportion to `weights`, in whole units that add up to `total`: the largest remainders get

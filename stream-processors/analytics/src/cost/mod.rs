@@ -1,29 +1,29 @@
 //! What requests cost: GPU time at dated prices, shared steps charged once, or tokens at a provider's prices.
 //!
 //! `table` reads dated prices; `pricer` finds the price that holds and computes one request; `ledger` divides a
-//! device's window among its requests so that nothing is charged twice or lost; `reprice` computes stored
-//! usage again with another table; `exact` is the integer arithmetic under all of them.
+//! device's window among its requests so that nothing is charged twice or lost; `trace` adds up the requests of one
+//! trace; `diff` compares two tables by model; `exact` is the integer arithmetic under all of them.
 //!
 //! Invariants: money is whole billionths of a US dollar; every figure says whether it was measured or estimated
 //! and with which version of the table; what cannot be priced says `Unknown` and costs nothing, it is never guessed.
 
 mod date;
+mod diff;
 mod exact;
 mod ledger;
 mod pricer;
-mod reprice;
 mod table;
+mod trace;
 
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
-
-pub use exact::{NANOS_PER_USD, Share};
+pub use diff::{CostDiff, ModelDiff};
+pub use exact::{NANOS_PER_USD, Share, price_of_time};
 pub use ledger::{Charge, Claim, DeviceLedger, Settlement, split_claim};
 pub use pricer::{Defaults, DeviceFacts, Pricer, Rate, RequestFacts, StepShare};
-pub use reprice::{CostRow, ModelDiff, Repricer, UsageRow};
 pub use table::{GpuPrice, PriceError, PriceTable, TokenPrice};
+pub use trace::{TraceCost, trace_cost};
 
 /// Whether a cost follows from what was recorded, or from an assumption on the way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -84,8 +84,8 @@ impl Basis {
     }
 }
 
-/// What one request cost.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What one request cost, at the prices of one version ([`Pricer::version`]).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Cost {
     /// Billionths of a US dollar.
     pub nano_usd: u64,
@@ -95,6 +95,12 @@ pub struct Cost {
     pub kind: CostKind,
     /// What it was computed from.
     pub basis: Basis,
-    /// Version of the price table.
-    pub price_version: Arc<str>,
+}
+
+impl Cost {
+    /// Whether anything fitted, so that 0 means free and not unknown.
+    #[must_use]
+    pub const fn is_known(&self) -> bool {
+        !matches!(self.basis, Basis::Unknown)
+    }
 }

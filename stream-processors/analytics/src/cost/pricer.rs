@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     Basis, Cost, CostKind, GpuPrice, PriceTable, Share, TokenPrice,
-    exact::{narrow, price_of, scaled},
+    exact::{MICROS_PER_HOUR, narrow, price_of, scaled},
 };
 use crate::rollup::Millis;
 
@@ -88,6 +88,14 @@ pub struct Pricer {
     instances: BTreeMap<u64, Vec<u32>>,
 }
 
+impl Rate {
+    /// Billionths of a US dollar for one hour of the part that is meant, rounded half up.
+    #[must_use]
+    pub const fn nano_usd_per_share_hour(&self) -> u64 {
+        price_of(MICROS_PER_HOUR as u64, self.nano_usd_per_hour, self.share)
+    }
+}
+
 impl Pricer {
     /// Answers from `table`.
     #[must_use]
@@ -123,11 +131,7 @@ impl Pricer {
         let by_instance = |name: &str| {
             let indexes = self.instances.get(&hash_of(name)).map_or(&[][..], Vec::as_slice);
             let entries = indexes.iter().map(|&index| &self.table.gpu()[index as usize]);
-            best(
-                entries.filter(|price| bare(&price.instance_type).eq_ignore_ascii_case(bare(name))),
-                region,
-                at_ms,
-            )
+            best(entries.filter(|price| price.is_of(name)), region, at_ms)
         };
         let found = if !device.instance_type.is_empty() {
             by_instance(device.instance_type)
@@ -184,13 +188,7 @@ impl Pricer {
         let found = if has_device { by_gpu().or_else(by_tokens) } else { by_tokens().or_else(by_gpu) };
         let (nano_usd, kind, basis) = found.unwrap_or((0, CostKind::Estimated, Basis::Unknown));
         let charged = if basis == Basis::Tokens { None } else { gpu_micros };
-        Cost {
-            nano_usd,
-            gpu_micros: charged.unwrap_or(0),
-            kind,
-            basis,
-            price_version: Arc::clone(self.version()),
-        }
+        Cost { nano_usd, gpu_micros: charged.unwrap_or(0), kind, basis }
     }
 
     fn token_cost(&self, facts: &RequestFacts<'_>) -> Option<(u64, CostKind, Basis)> {
@@ -269,6 +267,14 @@ fn model_fits(pattern: &str, model: &str) -> bool {
             model.get(..start.len()).is_some_and(|beginning| beginning.eq_ignore_ascii_case(start))
         }
         None => pattern.eq_ignore_ascii_case(model),
+    }
+}
+
+impl GpuPrice {
+    /// Whether this is a price of the instance type `name`.
+    #[must_use]
+    pub fn is_of(&self, name: &str) -> bool {
+        bare(&self.instance_type).eq_ignore_ascii_case(bare(name))
     }
 }
 

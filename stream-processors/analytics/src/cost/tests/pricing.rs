@@ -82,7 +82,6 @@ fn gpu_time_is_priced() {
     };
     let cost = |facts: &RequestFacts<'_>| {
         let cost = pricer.request_cost(facts);
-        assert_eq!(&cost.price_version, pricer.version());
         (cost.nano_usd, cost.gpu_micros, cost.kind, cost.basis)
     };
     // 6.88 USD ÷ 3,600 s × 10 s
@@ -179,28 +178,8 @@ proptest! {
     }
 }
 
-fn usage(model: &str, facts: RequestFacts<'_>, pricer: &Pricer) -> UsageRow {
-    UsageRow {
-        trace_id: [1; 16],
-        span_id: [2; 8],
-        tenant: "".into(),
-        model: model.into(),
-        provider: facts.provider.into(),
-        at_ms: facts.at_ms,
-        region: facts.device.region.into(),
-        instance_type: facts.device.instance_type.into(),
-        gpu_name: facts.device.gpu_name.into(),
-        mig_profile: facts.device.mig_profile.into(),
-        input_tokens: facts.input_tokens,
-        cached_tokens: facts.cached_tokens,
-        output_tokens: facts.output_tokens,
-        cost: pricer.request_cost(&facts),
-    }
-}
-
-/// Scenario: stored requests of three models, priced again with the same table and with one of other prices.
-/// Guarantee: the same table changes nothing; the other gives what pricing the requests anew gives, under its version, and the
-/// difference by model adds up.
+/// Scenario: requests of three models at one table and at another, taken in one go and in two parts.
+/// Guarantee: the same table changes nothing; the difference by model and in all is as by hand, however it was taken.
 #[test]
 fn history_is_priced_again() {
     let old = Pricer::new(
@@ -229,26 +208,58 @@ fn history_is_priced_again() {
     let nowhere =
         RequestFacts { device: DeviceFacts { gpu_name: "Radeon", ..DeviceFacts::default() }, ..on_gpu };
     let facts = [("llama", on_gpu), ("big", by_token), ("llama", on_gpu), ("own", nowhere)];
-    let rows: Vec<UsageRow> = facts.iter().map(|(model, facts)| usage(model, *facts, &old)).collect();
+    let taken = |facts: &[(&str, RequestFacts<'_>)], old: &Pricer, new: &Pricer| {
+        let mut diff = CostDiff::default();
+        facts.iter().for_each(|(model, facts)| {
+            diff.take(model, &old.request_cost(facts), &new.request_cost(facts));
+        });
+        diff
+    };
+    let same = taken(&facts, &old, &old);
+    assert!(same.models().all(|(_, diff)| diff.changed == 0 && diff.before_nano_usd == diff.after_nano_usd));
 
-    let mut same = Repricer::new(&old);
-    assert!(rows.iter().all(|row| same.reprice(row).cost == row.cost));
-    assert!(same.diff().all(|diff| diff.changed == 0 && diff.before_nano_usd == diff.after_nano_usd));
-
-    let mut again = Repricer::new(&new);
-    for (row, (_, facts)) in rows.iter().zip(&facts) {
-        let priced = again.reprice(row);
-        assert_eq!(priced.cost, new.request_cost(facts));
-        assert_eq!(&priced.previous_version, old.version());
-        assert_ne!(&priced.cost.price_version, old.version());
-    }
-    let diffs: Vec<&ModelDiff> = again.diff().collect();
-    let names: Vec<&str> = diffs.iter().map(|diff| &*diff.model).collect();
-    assert_eq!(names, ["big", "llama", "own"]);
+    let diff = taken(&facts, &old, &new);
+    assert_ne!(old.version(), new.version());
+    let mut parts = taken(&facts[2..], &old, &new);
+    parts.merge(&taken(&facts[..2], &old, &new));
+    assert_eq!(parts, diff);
+    let models: Vec<(&str, &ModelDiff)> = diff.models().collect();
+    assert_eq!(models.iter().map(|(name, _)| *name).collect::<Vec<_>>(), ["big", "llama", "own"]);
     // 3.6 s of GPU time each: 6.88 USD and 3.44 USD an hour are 6.88 and 3.44 thousandths.
-    let llama = diffs[1];
-    assert_eq!((llama.requests, llama.changed, llama.unknown), (2, 2, 0));
+    let llama = models[1].1;
+    assert_eq!((llama.requests, llama.changed, llama.unknown_after), (2, 2, 0));
     assert_eq!((llama.before_nano_usd, llama.after_nano_usd), (2 * 6_880_000, 2 * 3_440_000));
-    assert_eq!((diffs[0].before_nano_usd, diffs[0].after_nano_usd), (8_020_000, 4_020_000));
-    assert_eq!((diffs[2].unknown, diffs[2].after_nano_usd), (1, 0));
+    assert_eq!((models[0].1.before_nano_usd, models[0].1.after_nano_usd), (8_020_000, 4_020_000));
+    assert_eq!(
+        (models[2].1.unknown_before, models[2].1.unknown_after, models[2].1.after_nano_usd),
+        (1, 1, 0)
+    );
+    assert_eq!(diff.total().after_nano_usd, 2 * 3_440_000 + 4_020_000);
+}
+
+/// Scenario: traces whose client, proxy and engine report one request below each other, with and without a known cost, and
+/// side by side. Guarantee: each piece of work counts once, by the report nearest to it; what is not known is counted.
+#[test]
+fn a_trace_counts_work_once() {
+    let gpu = Cost { nano_usd: 5, gpu_micros: 7, kind: CostKind::Measured, basis: Basis::Gpu };
+    let tokens = Cost { nano_usd: 3, gpu_micros: 0, kind: CostKind::Estimated, basis: Basis::Tokens };
+    let unknown = Cost::default();
+    let of = |spans: &[(u32, Option<Cost>)]| {
+        trace_cost(spans).map(|cost| (cost.nano_usd, cost.basis(), cost.kind, cost.priced, cost.unpriced))
+    };
+    const ROOT: u32 = u32::MAX;
+    assert_eq!(of(&[]), None);
+    assert_eq!(of(&[(ROOT, None), (0, Some(unknown))]), None);
+    // The engine's report replaces those of its callers.
+    let line = [(ROOT, None), (0, Some(tokens)), (1, Some(tokens)), (2, Some(gpu))];
+    assert_eq!(of(&line), Some((5, "gpu", CostKind::Measured, 1, 0)));
+    // An engine without a price leaves the call's; a call without a price takes nothing from its engine.
+    assert_eq!(
+        of(&[(ROOT, Some(tokens)), (0, Some(unknown))]),
+        Some((3, "tokens", CostKind::Estimated, 1, 1))
+    );
+    assert_eq!(of(&[(ROOT, Some(unknown)), (0, Some(gpu))]), Some((5, "gpu", CostKind::Measured, 1, 0)));
+    // Two calls, of which one reached an engine of ours.
+    let fork = [(ROOT, None), (0, Some(tokens)), (1, Some(gpu)), (0, Some(tokens))];
+    assert_eq!(of(&fork), Some((8, "mixed", CostKind::Estimated, 2, 0)));
 }
