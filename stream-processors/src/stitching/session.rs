@@ -102,7 +102,16 @@ impl Desk {
 
     async fn step(&mut self) -> Result<(), LogError> {
         match self.consumer.poll(self.service.config.max_poll_bytes, POLL_TIME).await {
-            Ok(Event::Records(records)) => self.take(&records)?,
+            Ok(Event::Records(records)) => {
+                for record in &records {
+                    self.take(record)?;
+                    // Few sightings can tell much, and a transaction has its bounds.
+                    if self.pending_bytes >= self.service.config.max_pending_bytes && self.retry.is_none() {
+                        self.commit().await?;
+                    }
+                }
+                self.tell_held();
+            }
             Ok(Event::Assigned(partitions)) => self.assign(partitions).await?,
             Ok(Event::Revoked(partitions)) => self.revoke(&partitions).await?,
             Ok(Event::Idle) => {}
@@ -123,47 +132,45 @@ impl Desk {
         Ok(())
     }
 
-    fn take(&mut self, records: &[Record]) -> Result<(), LogError> {
-        self.service.metrics.records.inc_by(records.len() as u64);
-        for record in records {
-            let partition = record.from.partition;
-            let Some(input) = self.inputs.get_mut(&partition) else { continue };
-            // Fetched before a seek took effect.
-            if record.offset.0 < input.next {
-                continue;
-            }
-            input.next = record.offset.next().0;
-            input.last_record_ms = Some(record.timestamp.0);
-            let is_new = record.offset.0 >= input.told_to;
-            let before = input.stitcher.stats();
-            input.stitcher.advance(record.timestamp.0, &mut self.links);
-            let sightings = codec::decode(record.payload.as_deref().unwrap_or_default());
-            let mut problem = None;
-            match sightings {
-                Ok(sightings) => {
-                    for (key, sighting) in sightings {
-                        input.stitcher.sighting(key, sighting, &mut self.links);
-                    }
-                }
-                Err(error) => problem = is_new.then(|| error.to_string()),
-            }
-            if is_new {
-                self.service.metrics.count(before, input.stitcher.stats());
-                self.tell(partition)?;
-            }
-            self.links.clear();
-            if let Some(problem) = problem {
-                self.dead_letter(record, &problem);
-            }
+    fn take(&mut self, record: &Record) -> Result<(), LogError> {
+        self.service.metrics.records.inc();
+        let partition = record.from.partition;
+        let Some(input) = self.inputs.get_mut(&partition) else { return Ok(()) };
+        // Fetched before a seek took effect.
+        if record.offset.0 < input.next {
+            return Ok(());
         }
-        let (requests, bytes) = self
-            .inputs
-            .values()
-            .map(|input| input.stitcher.held())
-            .fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1));
+        input.next = record.offset.next().0;
+        input.last_record_ms = Some(record.timestamp.0);
+        let is_new = record.offset.0 >= input.told_to;
+        let before = input.stitcher.stats();
+        input.stitcher.advance(record.timestamp.0, &mut self.links);
+        let sightings = codec::decode(record.payload.as_deref().unwrap_or_default());
+        let mut problem = None;
+        match sightings {
+            Ok(sightings) => {
+                for (key, sighting) in sightings {
+                    input.stitcher.sighting(key, sighting, &mut self.links);
+                }
+            }
+            Err(error) => problem = is_new.then(|| error.to_string()),
+        }
+        if is_new {
+            self.service.metrics.count(before, input.stitcher.stats());
+            self.tell(partition)?;
+        }
+        self.links.clear();
+        if let Some(problem) = problem {
+            self.dead_letter(record, &problem);
+        }
+        Ok(())
+    }
+
+    fn tell_held(&self) {
+        let held = self.inputs.values().map(|input| input.stitcher.held());
+        let (requests, bytes) = held.fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1));
         self.service.metrics.requests.set(requests as i64);
         self.service.metrics.bytes.set(bytes as i64);
-        Ok(())
     }
 
     fn tell(&mut self, partition: u32) -> Result<(), LogError> {

@@ -123,10 +123,12 @@ impl Stitcher {
         (self.groups.len(), self.bytes)
     }
 
-    /// Moves event time on and tells what is due; to be called before the sightings of a record of that time.
+    /// Moves event time on and tells what is due; to be called before the sightings of a record of that time. Of a great
+    /// many that are due at once, as after a silence, the rest is told at the next calls.
     pub fn advance(&mut self, to_ms: Millis, out: &mut Vec<Link>) {
         self.watermark_ms = self.watermark_ms.max(to_ms);
-        while self.due.first().is_some_and(|(due_ms, _)| *due_ms <= self.watermark_ms) {
+        let enough = out.len() + TOLD_AT_ONCE;
+        while out.len() < enough && self.due.first().is_some_and(|(due_ms, _)| *due_ms <= self.watermark_ms) {
             let Some((_, key)) = self.due.pop_first() else { break };
             let Some(group) = self.groups.get(&key) else { continue };
             if group.is_told {
@@ -176,7 +178,9 @@ impl Stitcher {
 
     /// Tells everything held, as if time went on without end.
     pub fn finish(&mut self, out: &mut Vec<Link>) {
-        self.advance(Millis::MAX, out);
+        while !self.due.is_empty() {
+            self.advance(Millis::MAX, out);
+        }
     }
 
     /// Remembers that engines report what the callers of this group ask.
@@ -254,6 +258,9 @@ impl Stitcher {
         }
     }
 }
+
+/// Links told by one [`Stitcher::advance`] before it stops: they go out in one transaction, of about a kilobyte each.
+const TOLD_AT_ONCE: usize = 4_096;
 
 /// Groups looked at for one that was told already, before an open one is evicted.
 const EVICTION_LOOK: usize = 64;

@@ -225,6 +225,29 @@ fn bounds_hold() {
     assert_eq!(stitcher.stats().unreported, 9, "those still held when they were due");
 }
 
+/// Scenario: after a silence ten thousand requests are due at once. Guarantee: a call tells some thousands of them, the
+/// next calls the others, each once.
+#[test]
+fn many_at_once_are_told_in_portions() {
+    let (mut stitcher, mut out) = (Stitcher::new(StitchConfig::default()), Vec::new());
+    for number in 0..10_000 {
+        let request = format!("r{number}");
+        take(&mut stitcher, 0, &sighting(Role::Client, &request, 1, 0), &mut out);
+        take(&mut stitcher, 0, &sighting(Role::Engine, &request, 2, 0), &mut out);
+    }
+    assert!(out.is_empty());
+    let mut calls = 0;
+    while out.len() < 10_000 {
+        let before = out.len();
+        stitcher.advance(10_000, &mut out);
+        assert!((1..5_000).contains(&(out.len() - before)), "{} by one call", out.len() - before);
+        calls += 1;
+    }
+    assert_eq!(calls, 3);
+    let told: std::collections::HashSet<_> = out.iter().map(Link::identity).collect();
+    assert_eq!(told.len(), 10_000);
+}
+
 fn any_sighting() -> impl Strategy<Value = Sighting> {
     let role = prop_oneof![Just(Role::Client), Just(Role::Proxy), Just(Role::Engine)];
     (role, 0u8..6, 0u8..5, 0u8..4, 0i64..20, any::<[bool; 2]>()).prop_map(
