@@ -157,6 +157,53 @@ async fn a_restart_at_any_point_changes_nothing() {
     }
 }
 
+/// Scenario: many traces, then silence, so that one record closes all of them, where a transaction holds few; the session
+/// dies at any call. Guarantee: what is told and counted is what one large transaction tells and counts, each once.
+#[tokio::test]
+async fn traces_that_close_at_once_are_told_in_portions() {
+    const TRACES: u8 = 40;
+    let burst = |log: &FakeLog| {
+        for trace in 0..TRACES {
+            let spans = [span(trace, 1, 0, 0, 50), span(trace, 2, 1, 5, 10)];
+            log.put(0, T0 + i64::from(trace), Some(share(&spans)));
+        }
+        log.put(0, T0 + 90_000, Some(share(&[])));
+        log.put(0, T0 + 180_000, Some(encode_share("", b"another batch", [], &[])));
+    };
+    let all = u64::from(TRACES) + 2;
+    let told = async |log: &FakeLog| {
+        log.until("everything is committed", |log| log.committed_at(GROUP, 0) == Some(all)).await;
+    };
+    let log = FakeLog::new(1);
+    burst(&log);
+    let running = start(&log, config()).await;
+    told(&log).await;
+    running.stop().await;
+    let (expected, counted, in_one) = (outputs(&log), rolled(&log), log.calls());
+    assert_eq!(sum(&counted, Shape::Trace, Counter::Traces), u64::from(TRACES));
+    let small = || Config { max_pending_bytes: 2_000, ..config() };
+    let log = FakeLog::new(1);
+    burst(&log);
+    let running = start(&log, small()).await;
+    told(&log).await;
+    running.stop().await;
+    assert_eq!((outputs(&log), rolled(&log)), (expected.clone(), counted.clone()));
+    let calls = log.calls();
+    assert!(calls > in_one + 3, "{calls} calls, {in_one} in one transaction");
+    for fault in [Fault::Fenced, Fault::AmbiguousAfter, Fault::Unavailable] {
+        for call in 0..calls {
+            let log = FakeLog::new(1);
+            burst(&log);
+            log.fail(call, fault);
+            let running = start(&log, small()).await;
+            told(&log).await;
+            running.stop().await;
+            assert_eq!(outputs(&log), expected, "{fault:?} at call {call}");
+            assert_eq!(rolled(&log), counted, "{fault:?} at call {call}");
+        }
+    }
+}
+
 /// Scenario: the process is killed between any two calls (its task is dropped), then started again.
 /// Guarantee: as above.
 #[tokio::test]

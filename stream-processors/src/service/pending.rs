@@ -1,8 +1,9 @@
 //! Outputs that wait for their transaction, and the pause while the log takes none.
 //!
-//! Invariant: what is pending is committed whole, with the positions it belongs to, or stays as it is.
+//! Invariants: what is pending is committed whole, with the positions it belongs to, or stays as it is; what was sealed
+//! goes before it, each part in a transaction of its own.
 
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 
 use bytes::Bytes;
 use infertrace_runtime::log::{
@@ -32,8 +33,16 @@ pub(super) enum Outcome {
     Later { first: bool },
 }
 
+/// Outputs that are a transaction of their own, and the positions that it leaves as they are.
+struct Sealed {
+    outputs: Vec<Output>,
+    positions: Vec<(TopicPartition, NextOffset)>,
+    bytes: usize,
+}
+
 pub(super) struct Pending {
     transactions: Box<dyn Transactions>,
+    sealed: VecDeque<Sealed>,
     outputs: Vec<Output>,
     bytes: usize,
     last_commit: Instant,
@@ -47,6 +56,7 @@ impl Pending {
     pub(super) fn new(transactions: Box<dyn Transactions>, first_pause: Duration) -> Self {
         Self {
             transactions,
+            sealed: VecDeque::new(),
             outputs: Vec::new(),
             bytes: 0,
             last_commit: Instant::now(),
@@ -61,23 +71,39 @@ impl Pending {
         self.outputs.push(Output { partition, record });
     }
 
+    /// Makes what was pushed since the last time a transaction of its own, which leaves `positions` as they are.
+    pub(super) fn seal(&mut self, positions: Vec<(TopicPartition, NextOffset)>) {
+        let (outputs, bytes) = (std::mem::take(&mut self.outputs), std::mem::take(&mut self.bytes));
+        self.sealed.push_back(Sealed { outputs, positions, bytes });
+    }
+
     /// Forgets what comes from a partition that another member makes again.
     pub(super) fn drop_partition(&mut self, partition: u32) {
+        for sealed in &mut self.sealed {
+            sealed.outputs.retain(|output| output.partition != partition);
+            sealed.positions.retain(|(at, _)| at.partition != partition);
+        }
+        self.sealed.retain(|sealed| !sealed.outputs.is_empty());
         self.outputs.retain(|output| output.partition != partition);
         if self.outputs.is_empty() {
             self.bytes = 0;
         }
     }
 
-    pub(super) const fn is_empty(&self) -> bool {
-        self.outputs.is_empty()
+    pub(super) fn is_empty(&self) -> bool {
+        self.outputs.is_empty() && self.sealed.is_empty()
     }
 
-    pub(super) const fn len(&self) -> usize {
-        self.outputs.len()
+    pub(super) fn len(&self) -> usize {
+        self.outputs.len() + self.sealed.iter().map(|sealed| sealed.outputs.len()).sum::<usize>()
     }
 
-    pub(super) const fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes + self.sealed.iter().map(|sealed| sealed.bytes).sum::<usize>()
+    }
+
+    /// Bytes of what was not sealed.
+    pub(super) const fn open_bytes(&self) -> usize {
         self.bytes
     }
 
@@ -105,7 +131,7 @@ impl Pending {
         self.last_commit = Instant::now();
     }
 
-    /// One transaction of everything pending, `states` and `positions`.
+    /// A transaction of each sealed part, then one of everything else pending, `states` and `positions`.
     ///
     /// # Errors
     /// When the session has to end; a passing fault is [`Outcome::Later`].
@@ -117,23 +143,8 @@ impl Pending {
         metrics: &Metrics,
     ) -> Result<Outcome, LogError> {
         self.last_commit = Instant::now();
-        let begin = Instant::now();
-        let outcome = loop {
-            let outputs = self.outputs.iter().map(|output| output.record.clone());
-            let records = outputs.chain(states.iter().cloned()).collect();
-            match self.transactions.commit(records, group, positions).await {
-                // Nothing was written. A record that just fitted its own topic does not fit with a letter's headers.
-                Err(LogError::TooLarge { topic, .. })
-                    if *topic == *topics::DLQ && self.cut_largest_letter() => {}
-                outcome => break outcome,
-            }
-        };
-        match outcome {
+        match self.commit_all(states, group, positions, metrics).await {
             Ok(()) => {
-                metrics.transaction_seconds.observe(begin.elapsed().as_secs_f64());
-                self.commits += 1;
-                self.outputs.clear();
-                self.bytes = 0;
                 let resumed = self.retry.take().is_some();
                 if resumed {
                     tracing::info!("the log takes transactions again");
@@ -154,23 +165,71 @@ impl Pending {
         }
     }
 
-    /// Takes the bytes out of the largest dead letter; `false` when none has any.
-    fn cut_largest_letter(&mut self) -> bool {
-        let size = |record: &NewRecord| record.payload.as_ref().map_or(0, Bytes::len);
-        let letters = self.outputs.iter_mut().filter(|output| *output.record.to.topic == *topics::DLQ);
-        let Some(largest) = letters.max_by_key(|output| size(&output.record)) else { return false };
-        let bytes = size(&largest.record);
-        if bytes == 0 {
-            return false;
+    async fn commit_all(
+        &mut self,
+        states: Vec<NewRecord>,
+        group: Option<&GroupMetadata>,
+        positions: &[(TopicPartition, NextOffset)],
+        metrics: &Metrics,
+    ) -> Result<(), LogError> {
+        while let Some(mut sealed) = self.sealed.pop_front() {
+            let committed =
+                self.commit_one(&mut sealed.outputs, &[], group, &sealed.positions, metrics).await;
+            if let Err(error) = committed {
+                self.sealed.push_front(sealed);
+                return Err(error);
+            }
         }
-        tracing::warn!(
-            bytes,
-            "a poison record is too large for the dead-letter topic; its letter says where it stands"
-        );
-        self.bytes = self.bytes.saturating_sub(bytes);
-        largest.record = dead_letter::cut(largest.record.clone());
-        true
+        let mut outputs = std::mem::take(&mut self.outputs);
+        let committed = self.commit_one(&mut outputs, &states, group, positions, metrics).await;
+        match committed {
+            Ok(()) => self.bytes = 0,
+            Err(_) => self.outputs = outputs,
+        }
+        committed
     }
+
+    async fn commit_one(
+        &mut self,
+        outputs: &mut [Output],
+        states: &[NewRecord],
+        group: Option<&GroupMetadata>,
+        positions: &[(TopicPartition, NextOffset)],
+        metrics: &Metrics,
+    ) -> Result<(), LogError> {
+        let begin = Instant::now();
+        loop {
+            let records = outputs.iter().map(|output| output.record.clone()).chain(states.iter().cloned());
+            match self.transactions.commit(records.collect(), group, positions).await {
+                // Nothing was written. A record that just fitted its own topic does not fit with a letter's headers.
+                Err(LogError::TooLarge { topic, .. })
+                    if *topic == *topics::DLQ && cut_largest_letter(outputs) => {}
+                Ok(()) => {
+                    metrics.transaction_seconds.observe(begin.elapsed().as_secs_f64());
+                    self.commits += 1;
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// Takes the bytes out of the largest dead letter; `false` when none has any.
+fn cut_largest_letter(outputs: &mut [Output]) -> bool {
+    let size = |record: &NewRecord| record.payload.as_ref().map_or(0, Bytes::len);
+    let letters = outputs.iter_mut().filter(|output| *output.record.to.topic == *topics::DLQ);
+    let Some(largest) = letters.max_by_key(|output| size(&output.record)) else { return false };
+    let bytes = size(&largest.record);
+    if bytes == 0 {
+        return false;
+    }
+    tracing::warn!(
+        bytes,
+        "a poison record is too large for the dead-letter topic; its letter says where it stands"
+    );
+    largest.record = dead_letter::cut(largest.record.clone());
+    true
 }
 
 #[cfg(test)]

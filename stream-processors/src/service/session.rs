@@ -85,8 +85,6 @@ pub(super) struct Session<'s> {
     inputs: BTreeMap<u32, Input>,
     steps: Vec<Step>,
     closed: Vec<Closed>,
-    /// How many of them are counted in the rollups.
-    counted: usize,
     roller: Roller,
     rollups: RollupOutput,
     partials: Vec<Partial>,
@@ -135,7 +133,6 @@ impl<'s> Session<'s> {
             inputs: BTreeMap::new(),
             steps: Vec::new(),
             closed: Vec::new(),
-            counted: 0,
             roller: Roller::priced(service.config.rollup_limits(), Arc::clone(&service.pricer)),
             rollups: RollupOutput::new(log).await?,
             partials: Vec::new(),
@@ -263,22 +260,38 @@ impl<'s> Session<'s> {
             row += spans;
             self.assembly.end_record(partition, offset, &mut self.closed);
             // Before the watermark moves on: the window of a trace depends on no chunk.
-            self.count_closed();
+            self.take_closed();
             self.roller.end_record(partition, offset);
         }
         self.steps = steps;
-        self.queue_closed();
         self.assembly.sweep_names();
         self.report();
         Ok(())
     }
 
-    /// Counts the traces that were closed since the last call, each at its first version.
-    fn count_closed(&mut self) {
-        for closed in self.closed.iter().skip(self.counted).filter(|closed| closed.version == 1) {
-            self.roller.trace(closed.partition, &closed.facts, self.assembly.known_names());
+    /// Counts the traces that were closed since the last call, each at its first version, and queues their summaries.
+    fn take_closed(&mut self) {
+        let mut all = std::mem::take(&mut self.closed);
+        for closed in all.drain(..) {
+            let labels = ReasonLabels { reason: closed.closed_by.as_str() };
+            self.service.metrics.closed_traces.get_or_create(&labels).inc();
+            if closed.version == 1 {
+                self.roller.trace(closed.partition, &closed.facts, self.assembly.known_names());
+            } else {
+                self.service.metrics.corrections.inc();
+            }
+            let to = TopicPartition::new(Arc::clone(&self.traces), closed.partition % self.traces_partitions);
+            let record = NewRecord {
+                to,
+                key: Some(Bytes::copy_from_slice(&closed.trace_id)),
+                payload: Some(closed.summary.into()),
+                headers: Vec::new(),
+                timestamp: Millis(closed.watermark_ms),
+            };
+            self.pending.push(closed.partition, record);
+            self.seal_if_full();
         }
-        self.counted = self.closed.len();
+        self.closed = all;
     }
 
     fn dead_letter(&mut self, record: &Record, error: &str) {
@@ -295,27 +308,6 @@ impl<'s> Session<'s> {
         let watermark = self.assembly.watermark_ms(partition).unwrap_or(i64::MIN);
         let timestamp = Millis(watermark.max(record.timestamp.0));
         self.pending.push(partition, dead_letter(record, to, error, timestamp));
-    }
-
-    fn queue_closed(&mut self) {
-        self.count_closed();
-        self.counted = 0;
-        for closed in self.closed.drain(..) {
-            let labels = ReasonLabels { reason: closed.closed_by.as_str() };
-            self.service.metrics.closed_traces.get_or_create(&labels).inc();
-            if closed.version > 1 {
-                self.service.metrics.corrections.inc();
-            }
-            let to = TopicPartition::new(Arc::clone(&self.traces), closed.partition % self.traces_partitions);
-            let record = NewRecord {
-                to,
-                key: Some(Bytes::copy_from_slice(&closed.trace_id)),
-                payload: Some(closed.summary.into()),
-                headers: Vec::new(),
-                timestamp: Millis(closed.watermark_ms),
-            };
-            self.pending.push(closed.partition, record);
-        }
     }
 
     fn report(&mut self) {
@@ -418,7 +410,9 @@ impl<'s> Session<'s> {
     /// Looks up where partitions end: for lag, and to close what is idle at the end of the log.
     async fn look_at_ends(&mut self) -> Result<(), Error> {
         let now_ms = self.service.clock.now_unix_millis();
-        for (&partition, input) in &mut self.inputs {
+        let partitions: Vec<u32> = self.inputs.keys().copied().collect();
+        for partition in partitions {
+            let Some(input) = self.inputs.get_mut(&partition) else { continue };
             let high = match self.service.log.watermarks(&input.at).await {
                 Ok(marks) => marks.high.0,
                 Err(error) if error.is_retriable() => continue,
@@ -437,17 +431,20 @@ impl<'s> Session<'s> {
                 continue;
             }
             // Wall time only counts how long nothing came, so clocks that differ between hosts do no harm.
-            if let Some(watermark) = input.last_watermark_ms {
+            let (watermark, rolled) = (input.last_watermark_ms, input.last_rolled_ms);
+            let is_new = rolled.is_none() && !std::mem::replace(&mut input.told_idle, true);
+            if let Some(watermark) = watermark {
                 self.assembly.advance(partition, watermark.saturating_add(waited_ms), &mut self.closed);
+                // As for records: before the watermark of what is counted moves on.
+                self.take_closed();
             }
-            if let Some(watermark) = input.last_rolled_ms {
+            if let Some(watermark) = rolled {
                 self.roller.advance(partition, watermark.saturating_add(waited_ms));
-            } else if !std::mem::replace(&mut input.told_idle, true) {
+            } else if is_new {
                 let pending = &mut self.pending;
                 self.rollups.idle(partition, Millis(now_ms), |record| pending.push(partition, record));
             }
         }
-        self.queue_closed();
         self.report();
         Ok(())
     }

@@ -50,6 +50,30 @@ impl Session<'_> {
             .collect()
     }
 
+    /// Ends a transaction's worth of summaries, with what was counted of their traces. After a burst and a silence all
+    /// traces are closed at once, and a transaction has its bounds. Not while outputs of a transaction that failed
+    /// are there, which belong with its states.
+    pub(super) fn seal_if_full(&mut self) {
+        let is_full = self.pending.open_bytes() >= self.service.config.max_pending_bytes;
+        if !is_full || self.pending.is_paused() || !self.states.is_empty() {
+            return;
+        }
+        for &partition in self.inputs.keys() {
+            self.roller.flush_traces(partition, &mut self.partials);
+            self.service.metrics.rollups.partials.inc_by(self.partials.len() as u64);
+            let timestamp = Millis(self.roller.watermark_ms(partition).unwrap_or(0));
+            let pending = &mut self.pending;
+            let put = |record| pending.push(partition, record);
+            self.rollups.records(partition, &mut self.partials, None, timestamp, put);
+        }
+        // Where the group stands already, so that a member that lost its partitions is fenced.
+        let standing = self
+            .inputs
+            .values()
+            .filter_map(|input| input.committed.map(|position| (input.at.clone(), NextOffset(position))));
+        self.pending.seal(standing.collect());
+    }
+
     /// Makes partials of what has to be in the next transaction: traces whose summaries are, and spans of windows that
     /// are over, that memory is short for, that keep a position from moving on, or (`all`) any.
     fn flush_rollups(&mut self, all: bool) {
