@@ -588,31 +588,36 @@ pub(crate) async fn manifests(store: &dyn ObjectStore) -> Vec<Manifest> {
     stored.iter().map(|(path, bytes)| Manifest::parse(path, bytes).expect("manifest")).collect()
 }
 
-/// Judges the lake as an outsider's glob sees it: spans `0..spans` exactly once, nothing else; each file
-/// sorted, of one date, named by a manifest; ranges without gap or overlap.
+/// Judges the lake as an outsider's glob sees it: spans `0..spans` exactly once, nothing else; each row group
+/// sorted, each file of one date, named by a manifest; ranges without gap or overlap.
 pub(crate) async fn assert_lake_holds(store: &dyn ObjectStore, spans: impl IntoIterator<Item = u64>) {
     let mut found = Vec::new();
     let mut files = Vec::new();
     for (path, bytes) in objects(store, "lake/spans").await {
         let name = DataFileName::parse(&path).unwrap_or_else(|| panic!("foreign file {path}"));
         files.push(name);
-        let mut last = ([0u8; 16], i64::MIN);
-        for batch in ParquetRecordBatchReaderBuilder::try_new(bytes).expect("footer").build().expect("reader")
-        {
-            let batch = batch.expect("rows");
-            let column = |index: usize| batch.column(index);
-            let starts =
-                column(index::START_TIME).as_primitive::<arrow::datatypes::TimestampNanosecondType>();
-            for row in 0..batch.num_rows() {
-                let trace: [u8; 16] =
-                    column(index::TRACE_ID).as_fixed_size_binary().value(row).try_into().expect("16 bytes");
-                let key = (trace, starts.value(row));
-                assert!(last <= key, "{path} is not sorted");
-                last = key;
-                assert_eq!(EventDate::of_nanos(starts.value(row)), name.date, "{path}");
-                assert!(!starts.is_null(row));
-                let id = column(index::SPAN_ID).as_fixed_size_binary().value(row);
-                found.push(u64::from_be_bytes(id.try_into().expect("8 bytes")) - 1);
+        let open = || ParquetRecordBatchReaderBuilder::try_new(bytes.clone()).expect("footer");
+        for row_group in 0..open().metadata().num_row_groups() {
+            let mut last = ([0u8; 16], i64::MIN);
+            for batch in open().with_row_groups(vec![row_group]).build().expect("reader") {
+                let batch = batch.expect("rows");
+                let column = |index: usize| batch.column(index);
+                let starts =
+                    column(index::START_TIME).as_primitive::<arrow::datatypes::TimestampNanosecondType>();
+                for row in 0..batch.num_rows() {
+                    let trace: [u8; 16] = column(index::TRACE_ID)
+                        .as_fixed_size_binary()
+                        .value(row)
+                        .try_into()
+                        .expect("16 bytes");
+                    let key = (trace, starts.value(row));
+                    assert!(last <= key, "{path} is not sorted in row group {row_group}");
+                    last = key;
+                    assert_eq!(EventDate::of_nanos(starts.value(row)), name.date, "{path}");
+                    assert!(!starts.is_null(row));
+                    let id = column(index::SPAN_ID).as_fixed_size_binary().value(row);
+                    found.push(u64::from_be_bytes(id.try_into().expect("8 bytes")) - 1);
+                }
             }
         }
     }
