@@ -143,7 +143,7 @@ fn nothing_acknowledged_is_lost_or_doubled() -> anyhow::Result<()> {
     ensure!(roles[2].process.terminate(STOP_TIMEOUT)?.success(), "{}", roles[2].process.tail());
     verify(&ledger, &["--against", "log", "--kafka", &kafka.bootstrap()], &[])?;
     verify(&ledger, &["--against", "parquet", "--object-store", "s3://lake/traces"], &minio.variables())?;
-    let sample = (spans.min(1_000_000) / 40).to_string();
+    let sample = (spans.min(200_000) / 40).to_string();
     verify(&ledger, &["--against", "api", "--api", &setup.addresses.api_url(), "--sample", &sample], &[])?;
     for name in [0, 1, 3] {
         let role = &mut roles[name];
