@@ -2,6 +2,8 @@
 
 pub mod clock;
 pub mod config;
+pub mod http;
+pub mod instance;
 pub mod log;
 pub mod progress;
 pub mod table;

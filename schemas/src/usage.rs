@@ -60,6 +60,13 @@ pub struct Usage<'a> {
 }
 
 impl Usage<'_> {
+    /// Prefill and decode as far as they can be shared out, microseconds: time in a batch of unknown size is charged to
+    /// nobody, since all of it would charge a step as often as it had requests.
+    #[must_use]
+    pub fn shared_micros(&self) -> [Option<u64>; 2] {
+        [self.prefill_micros, self.decode_micros].map(|micros| micros.filter(|_| self.batch.is_some()))
+    }
+
     /// Every step that it took part in, microseconds and sequences, where each was recorded. The first is the
     /// prefill, whose wait in the queue is no time on a device.
     pub fn steps(&self) -> impl Iterator<Item = (u64, u32)> {

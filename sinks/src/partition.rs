@@ -50,7 +50,7 @@ pub(crate) struct Partition<P> {
     pub(crate) writing_bytes: usize,
     /// Timestamp of the oldest record of the range being written.
     pub(crate) writing_since_ms: Option<i64>,
-    /// First offset that is not in the tier.
+    /// First offset that is not in the tier; before the tier was read, where the group says it is.
     pub(crate) published: u64,
     pub(crate) paused: bool,
     pub(crate) job: Option<tokio::task::AbortHandle>,

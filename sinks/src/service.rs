@@ -166,7 +166,8 @@ impl<T: Target> Service<T> {
                 for (at, committed) in assigned {
                     tracing::info!(partition = at.partition, ?committed, "partition assigned");
                     self.generation += 1;
-                    let partition = Partition::new(at.partition, self.generation);
+                    let mut partition = Partition::new(at.partition, self.generation);
+                    partition.published = committed.map_or(0, |next| next.0);
                     if let Some(mut before) = self.partitions.insert(at.partition, partition) {
                         before.reset(0, Phase::Opening);
                     }
@@ -256,11 +257,11 @@ impl<T: Target> Service<T> {
         };
         match result {
             Ok(Done::EndOfLog(None)) => {}
-            Ok(Done::EndOfLog(Some(high))) => {
+            Ok(Done::EndOfLog(Some(Watermarks { low, high }))) => {
                 let now_ms = self.clock.now_unix_nanos() / 1_000_000;
                 let oldest = partition.oldest_timestamp_ms();
                 let waited_ms = oldest.map_or(0, |oldest| (now_ms - oldest).max(0));
-                let lag = high.saturating_sub(partition.published);
+                let lag = high.0.saturating_sub(partition.published.max(low.0));
                 self.metrics.lag.set(number, lag, waited_ms as f64 / 1_000.0);
             }
             Ok(Done::Opened { opened, watermarks }) => {
@@ -479,23 +480,18 @@ impl<T: Target> Service<T> {
         Ok(())
     }
 
+    /// Of every partition that is ours: one still opening or halted is behind as much as any.
     fn look_at_lag(&mut self) {
         let now_ns = self.clock.now_unix_nanos();
         if now_ns < self.lag_due_ns && self.lag_due_ns - now_ns <= LAG_INTERVAL_NS {
             return;
         }
         self.lag_due_ns = now_ns + LAG_INTERVAL_NS;
-        let open: Vec<(u32, u64)> = self
-            .partitions
-            .values()
-            .filter(|one| one.is_open())
-            .map(|one| (one.number, one.generation))
-            .collect();
-        for (number, generation) in open {
+        let assigned: Vec<(u32, u64)> =
+            self.partitions.values().map(|one| (one.number, one.generation)).collect();
+        for (number, generation) in assigned {
             let (log, at) = (Arc::clone(&self.log), TopicPartition::new(Arc::clone(&self.topic), number));
-            let handle = self.jobs.spawn(async move {
-                Ok(Done::EndOfLog(log.watermarks(&at).await.ok().map(|watermarks| watermarks.high.0)))
-            });
+            let handle = self.jobs.spawn(async move { Ok(Done::EndOfLog(log.watermarks(&at).await.ok())) });
             self.job_of.insert(handle.id(), (number, generation));
         }
     }

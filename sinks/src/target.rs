@@ -79,7 +79,7 @@ pub(crate) enum Done<P> {
     Planned(P),
     Written(Written),
     /// For the lag; `None` when the log did not say.
-    EndOfLog(Option<u64>),
+    EndOfLog(Option<Watermarks>),
 }
 
 /// Why a partition cannot go on by itself.

@@ -13,10 +13,11 @@ mod session;
 use std::{sync::Arc, time::Duration};
 
 use infertrace_analytics::cost::Pricer;
-use infertrace_runtime::telemetry::MetricsRegistry;
 use infertrace_runtime::{
     clock::Clock,
+    instance::instance_name,
     log::{Log, LogError},
+    telemetry::MetricsRegistry,
 };
 use infertrace_schemas::topics;
 use tokio_util::sync::CancellationToken;
@@ -93,17 +94,6 @@ pub async fn build(config: Config, deps: Deps<'_>) -> Result<Service, BuildError
         clock: deps.clock,
         metrics: Metrics::new(deps.metrics),
     })
-}
-
-/// `configured`, or the host's name.
-pub(crate) fn instance_name(configured: &str) -> String {
-    if !configured.is_empty() {
-        return configured.to_owned();
-    }
-    let kernel = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
-    let name = kernel.or_else(|| std::env::var("HOSTNAME").ok()).unwrap_or_default();
-    let name = name.trim();
-    if name.is_empty() { "local".to_owned() } else { name.to_owned() }
 }
 
 impl Service {

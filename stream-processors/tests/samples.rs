@@ -5,7 +5,7 @@ mod support;
 use std::{collections::BTreeMap, sync::Arc};
 
 use infertrace_analytics::rollup::{Counter, Measure, Shape};
-use infertrace_processors::{Config, Deps, Error, build, partials::SAMPLE_SOURCES};
+use infertrace_processors::{Config, Deps, build, partials::SAMPLE_SOURCES};
 use infertrace_proto::v1::{GpuSampleBatch, Sample, sample};
 use infertrace_runtime::{
     clock::ManualClock,
@@ -17,9 +17,8 @@ use prost::Message;
 use support::{
     FakeLog, SAMPLES_GROUP,
     counted::{marks, rolled, sum},
+    running::Running,
 };
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 
 const T0: i64 = 1_700_000_000_000;
 
@@ -35,32 +34,12 @@ fn config() -> Config {
     }
 }
 
-struct Running {
-    shutdown: CancellationToken,
-    task: JoinHandle<Result<(), Error>>,
-}
-
 async fn start(log: &FakeLog) -> Running {
     let clock = Arc::new(ManualClock::new(T0 * 1_000_000));
     let mut metrics = MetricsRegistry::default();
     let deps = Deps { log: Arc::new(log.clone()), clock, metrics: &mut metrics };
     let service = build(config(), deps).await.expect("a valid configuration");
-    let shutdown = CancellationToken::new();
-    let task = tokio::spawn(service.run(shutdown.clone()));
-    Running { shutdown, task }
-}
-
-impl Running {
-    async fn stop(self) {
-        self.shutdown.cancel();
-        self.task.await.expect("no panic").expect("no error");
-    }
-
-    /// As a kill would: nothing is committed any more.
-    async fn kill(self) {
-        self.task.abort();
-        let _ = self.task.await;
-    }
+    Running::spawn(|shutdown| service.run(shutdown))
 }
 
 fn put(log: &FakeLog, partition: u32, at_ms: i64, payload: Vec<u8>) {

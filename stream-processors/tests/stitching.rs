@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use infertrace_analytics::stitch::{Role, Sighting};
 use infertrace_processors::{
-    Deps, Error,
+    Deps,
     stitching::{Config, SightingWriter, build},
 };
 use infertrace_runtime::{
@@ -19,9 +19,7 @@ use infertrace_schemas::{
     avro::{RequestLink, SchemaIds},
     topics,
 };
-use support::{FakeLog, Fault};
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
+use support::{FakeLog, Fault, running::Running};
 
 const GROUP: &str = "infertrace-stitching";
 const T0: i64 = 1_700_000_000_000;
@@ -44,32 +42,12 @@ fn config() -> Config {
     }
 }
 
-struct Running {
-    shutdown: CancellationToken,
-    task: JoinHandle<Result<(), Error>>,
-}
-
 async fn start(log: &FakeLog) -> Running {
     let mut metrics = MetricsRegistry::default();
     let clock = Arc::new(ManualClock::new(T0 * 1_000_000));
     let deps = Deps { log: Arc::new(log.clone()), clock, metrics: &mut metrics };
     let service = build(config(), deps).await.expect("a valid configuration");
-    let shutdown = CancellationToken::new();
-    let task = tokio::spawn(service.run(shutdown.clone()));
-    Running { shutdown, task }
-}
-
-impl Running {
-    async fn stop(self) {
-        self.shutdown.cancel();
-        self.task.await.expect("no panic").expect("no error");
-    }
-
-    /// As a kill would: nothing is committed any more.
-    async fn kill(self) {
-        self.task.abort();
-        let _ = self.task.await;
-    }
+    Running::spawn(|shutdown| service.run(shutdown))
 }
 
 fn sighting(role: Role, number: i64, trace: u8) -> Sighting {

@@ -220,15 +220,15 @@ fn projection(
             .collect::<Result<Vec<_>, ArrowError>>()?,
         None => {
             let blank = blank_roots(footer, row_groups);
-            (0..footer.schema().fields().len()).filter(|root| !blank.contains(root)).collect()
+            (0..blank.len()).filter(|&root| !blank[root]).collect()
         }
     };
     Ok(ProjectionMask::roots(schema, roots))
 }
 
-/// Columns that say nothing in any row of `row_groups`: nullable ones of one leaf that are null throughout, and lists
+/// Whether each column says nothing in any row of `row_groups`: nullable ones of one leaf that are null throughout, and lists
 /// and maps that are empty throughout. [`conform`] fills them in again.
-fn blank_roots(footer: &ArrowReaderMetadata, row_groups: &[usize]) -> Vec<usize> {
+fn blank_roots(footer: &ArrowReaderMetadata, row_groups: &[usize]) -> Vec<bool> {
     let metadata = footer.metadata();
     let schema = metadata.file_metadata().schema_descr();
     let is_blank = |leaf: usize| {
@@ -241,7 +241,7 @@ fn blank_roots(footer: &ArrowReaderMetadata, row_groups: &[usize]) -> Vec<usize>
                 && row_group.column(leaf).num_values() == row_group.num_rows()
         })
     };
-    let mut blank: Vec<usize> = (0..footer.schema().fields().len()).collect();
+    let mut blank = vec![true; footer.schema().fields().len()];
     for leaf in 0..schema.num_columns() {
         let root = schema.get_column_root_idx(leaf);
         let field = footer.schema().field(root);
@@ -250,9 +250,7 @@ fn blank_roots(footer: &ArrowReaderMetadata, row_groups: &[usize]) -> Vec<usize>
         // A list that may be null too: the statistics do not tell which it is.
         let is_list =
             matches!(field.data_type(), DataType::List(_) | DataType::Map(..)) && !field.is_nullable();
-        if !((is_flat || is_list) && is_blank(leaf)) {
-            blank.retain(|other| *other != root);
-        }
+        blank[root] &= (is_flat || is_list) && is_blank(leaf);
     }
     blank
 }

@@ -12,8 +12,7 @@ use crate::store::Part;
 
 fn cost_of(usage: &Usage<'_>, pricer: &Pricer) -> Cost {
     let steps: Vec<StepShare> = usage.steps().map(|(micros, batch)| StepShare { micros, batch }).collect();
-    // Time in a batch of unknown size is charged to nobody: all of it would be too much.
-    let shared = |micros: Option<u64>| micros.filter(|_| usage.batch.is_some());
+    let [prefill_micros, decode_micros] = usage.shared_micros();
     pricer.request_cost(&RequestFacts {
         at_ms: usage.end_ms,
         provider: usage.provider,
@@ -25,8 +24,8 @@ fn cost_of(usage: &Usage<'_>, pricer: &Pricer) -> Cost {
             mig_profile: usage.mig_profile,
         },
         devices: 1,
-        prefill_micros: shared(usage.prefill_micros),
-        decode_micros: shared(usage.decode_micros),
+        prefill_micros,
+        decode_micros,
         batch_milli: usage.batch.map(|size| u64::from(size) * 1_000),
         steps: &steps,
         input_tokens: usage.input_tokens,

@@ -9,11 +9,7 @@ use std::{str::FromStr as _, sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::{
-    client::legacy::{Client as HyperClient, connect::HttpConnector},
-    rt::{TokioExecutor, TokioTimer},
-};
+use infertrace_runtime::http::HttpClient;
 use url::Url;
 
 use super::config::Password;
@@ -23,7 +19,6 @@ use crate::retry::Fault;
 const ANSWER_BYTES: usize = 16 << 20;
 /// Characters of an error that are quoted.
 const QUOTED: usize = 600;
-const IDLE_CONNECTION: Duration = Duration::from_secs(30);
 
 /// Exceptions of ClickHouse after which an operator must act: rights, schema, settings, data that does not fit.
 const REFUSALS: &[u32] = &[
@@ -136,15 +131,10 @@ pub(super) struct Access {
     pub(super) request_timeout_ms: u64,
 }
 
-enum Transport {
-    Plain(HyperClient<HttpConnector, Full<Bytes>>),
-    Tls(HyperClient<HttpsConnector<HttpConnector>, Full<Bytes>>),
-}
-
 /// A connection pool to one server; cheap to clone.
 #[derive(Clone)]
 pub struct Client {
-    transport: Arc<Transport>,
+    transport: Arc<HttpClient>,
     base: Url,
     headers: HeaderMap,
     server: Arc<str>,
@@ -181,23 +171,10 @@ impl Client {
         if !access.password.0.is_empty() {
             headers.insert("x-clickhouse-key", value("password", &access.password.0)?);
         }
-        let mut tcp = HttpConnector::new();
-        tcp.set_connect_timeout(Some(Duration::from_millis(access.connect_timeout_ms)));
-        tcp.set_nodelay(true);
-        let mut builder = HyperClient::builder(TokioExecutor::new());
-        builder.pool_idle_timeout(IDLE_CONNECTION).pool_timer(TokioTimer::new());
+        let connect_timeout = Duration::from_millis(access.connect_timeout_ms);
         let transport = match base.scheme() {
-            "http" => Transport::Plain(builder.build(tcp)),
-            "https" => {
-                tcp.enforce_http(false);
-                let tls = HttpsConnectorBuilder::new()
-                    .with_native_roots()
-                    .map_err(|error| format!("the system's root certificates cannot be read: {error}"))?
-                    .https_only()
-                    .enable_http1()
-                    .wrap_connector(tcp);
-                Transport::Tls(builder.build(tls))
-            }
+            "http" => HttpClient::plain(connect_timeout, usize::MAX),
+            "https" => HttpClient::tls(connect_timeout, usize::MAX)?,
             other => return Err(format!("url starts with {other}://, it must be http:// or https://")),
         };
         Ok(Self {
@@ -288,11 +265,7 @@ impl Client {
         if let Some(encoding) = encoding {
             request.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static(encoding));
         }
-        let answer = match &*self.transport {
-            Transport::Plain(client) => client.request(request).await,
-            Transport::Tls(client) => client.request(request).await,
-        };
-        let answer = answer.map_err(|error| with_sources(&error))?;
+        let answer = self.transport.request(request).await?;
         let status = answer.status();
         let code = answer.headers().get("x-clickhouse-exception-code");
         let code = code.and_then(|code| code.to_str().ok()?.parse().ok()).unwrap_or(0);
@@ -307,16 +280,6 @@ fn quoted(answer: &[u8]) -> String {
     let clean: String =
         text.trim().chars().take(QUOTED).map(|c| if c.is_control() { ' ' } else { c }).collect();
     if clean.is_empty() { "(no text)".to_owned() } else { clean }
-}
-
-fn with_sources(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        text.push_str(&format!(": {inner}"));
-        source = inner.source();
-    }
-    text
 }
 
 #[cfg(test)]

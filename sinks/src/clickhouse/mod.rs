@@ -22,6 +22,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use infertrace_runtime::{
     clock::Clock,
+    instance::instance_name,
     log::{Log, LogError},
     telemetry::MetricsRegistry,
 };
@@ -133,7 +134,7 @@ pub async fn build(config: &Config, deps: Deps<'_>) -> Result<Service, BuildErro
         settings: settings_of(config),
         dedup_batches: config.dedup_batches,
     });
-    let instance = if config.instance_id.is_empty() { host_name() } else { config.instance_id.clone() };
+    let instance = instance_name(&config.instance_id);
     let mut tables = Vec::new();
     for source in Source::all() {
         let [_, prefix, role, suffix] = source.names();
@@ -185,10 +186,4 @@ fn settings_of(config: &Config) -> Vec<(String, String)> {
         set("distributed_foreground_insert", "1");
     }
     settings
-}
-
-fn host_name() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let name = name.trim();
-    if name.is_empty() { "0".to_owned() } else { name.to_owned() }
 }

@@ -4,4 +4,7 @@
 mod content;
 mod crashes;
 mod faults;
+#[path = "../shared/mod.rs"]
+#[allow(dead_code)] // each sink's tests use their part
+mod shared;
 mod support;

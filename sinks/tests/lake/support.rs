@@ -12,7 +12,7 @@ use arrow::array::{Array, AsArray};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream::BoxStream};
-use infertrace_proto::v1::{Span, SpanBatch};
+use infertrace_proto::v1::SpanBatch;
 use infertrace_runtime::telemetry::MetricsRegistry;
 use infertrace_runtime::{
     clock::ManualClock,
@@ -36,11 +36,10 @@ use parking_lot::Mutex;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use prost::Message as _;
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
-pub(crate) const DAY_NS: i64 = 86_400_000_000_000;
-/// Noon of a day in 2025.
-pub(crate) const NOON_NS: i64 = 20_000 * DAY_NS + DAY_NS / 2;
+use crate::shared::start_over_two_days;
+pub(crate) use crate::shared::{DAY_NS, NOON_NS, Running, span};
+
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Default)]
@@ -449,45 +448,6 @@ pub(crate) fn memory() -> Arc<dyn ObjectStore> {
     Arc::new(InMemory::new())
 }
 
-/// A sink at work.
-pub(crate) struct Running {
-    pub(crate) task: tokio::task::JoinHandle<Result<(), infertrace_sinks::Error>>,
-    shutdown: CancellationToken,
-    registry: MetricsRegistry,
-}
-
-impl Running {
-    /// Drains and ends it.
-    pub(crate) async fn finish(self) {
-        self.shutdown.cancel();
-        let ended = tokio::time::timeout(PATIENCE, self.task).await.expect("ends in time");
-        ended.expect("no panic").expect("no error");
-    }
-    /// Kills it where it stands.
-    pub(crate) async fn kill(self) {
-        self.task.abort();
-        let _ = self.task.await;
-    }
-    pub(crate) fn metric(&self, name: &str) -> f64 {
-        let mut text = String::new();
-        prometheus_client::encoding::text::encode(&mut text, &self.registry).expect("text");
-        let line =
-            text.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{name} in {text}"));
-        line.rsplit(' ').next().expect("value").parse().expect("number")
-    }
-    /// Waits until a metric has a value.
-    pub(crate) async fn until_metric(&self, name: &str, value: f64) {
-        let waiting = async {
-            while self.metric(name) != value {
-                tokio::time::sleep(Duration::from_millis(2)).await;
-            }
-        };
-        tokio::time::timeout(PATIENCE, waiting)
-            .await
-            .unwrap_or_else(|_| panic!("{name} is {}", self.metric(name)));
-    }
-}
-
 pub(crate) fn config() -> Config {
     Config {
         target_rows: 8,
@@ -514,9 +474,7 @@ pub(crate) async fn start(
         metrics: &mut registry,
     };
     let service = build(config, deps).await.expect("build");
-    let shutdown = CancellationToken::new();
-    let task = tokio::spawn(service.run(shutdown.clone()));
-    Running { task, shutdown, registry }
+    Running::spawn(registry, PATIENCE, |shutdown| service.run(shutdown))
 }
 
 /// Starts a sink, lets it read everything and write it, and ends it.
@@ -525,27 +483,6 @@ pub(crate) async fn run_to_end(log: &FakeLog, store: Arc<dyn ObjectStore>, confi
     let running = start(log, store, config, &ManualClock::new(NOON_NS)).await;
     log.until_read().await;
     running.finish().await;
-}
-
-/// The id of span number `number`.
-pub(crate) fn span_id(number: u64) -> [u8; 8] {
-    (number + 1).to_be_bytes()
-}
-
-/// A span; four of them share a trace.
-pub(crate) fn span(number: u64, start_ns: i64) -> Span {
-    let mut trace_id = [0x5a; 16];
-    trace_id[..8].copy_from_slice(&(number / 4 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
-    Span {
-        trace_id: trace_id.to_vec(),
-        span_id: span_id(number).to_vec(),
-        service_name: format!("service-{}", number % 3),
-        operation_name: "generate".into(),
-        start_time_unix_nano: start_ns,
-        duration_nanos: 1_000 + number as i64,
-        tags: [("request.id".to_owned(), format!("req-{number}"))].into(),
-        ..Span::default()
-    }
 }
 
 /// A record of the given spans with a batch id of its own.
@@ -560,9 +497,7 @@ pub(crate) fn fill(log: &FakeLog, partitions: u32, records: u64) -> u64 {
     for index in 0..records {
         for partition in 0..partitions {
             let batch = u128::from(index) << 32 | u128::from(partition) << 1 | 1;
-            // Two in four spans are from the day before.
-            let start = |number: u64| NOON_NS - if number % 4 < 2 { DAY_NS } else { 0 } - number as i64;
-            log.put(partition, record(batch, number..number + 4, start));
+            log.put(partition, record(batch, number..number + 4, start_over_two_days));
             number += 4;
         }
     }

@@ -4,5 +4,8 @@ mod columns;
 mod faults;
 mod migrations;
 mod proxy;
+#[path = "../shared/mod.rs"]
+#[allow(dead_code)] // each sink's tests use their part
+mod shared;
 mod support;
 mod tables;

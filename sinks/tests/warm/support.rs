@@ -15,11 +15,10 @@ use infertrace_schemas::topics;
 use infertrace_sinks::clickhouse::{self, Client, Config, Deps};
 use infertrace_tests::clickhouse::ClickHouse;
 use prost::Message as _;
-use tokio_util::sync::CancellationToken;
 
-pub(crate) const DAY_NS: i64 = 86_400_000_000_000;
-/// Noon of a day in 2025.
-pub(crate) const NOON_NS: i64 = 20_000 * DAY_NS + DAY_NS / 2;
+use crate::shared::{self, start_over_two_days};
+pub(crate) use crate::shared::{NOON_NS, Running};
+
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A log with every topic.
@@ -84,9 +83,7 @@ impl World {
         let mut metrics = MetricsRegistry::default();
         let deps = Deps { log: self.log.clone(), clock: Arc::new(SystemClock), metrics: &mut metrics };
         let service = clickhouse::build(config, deps).await.expect("builds");
-        let shutdown = CancellationToken::new();
-        let task = tokio::spawn(service.run(shutdown.clone()));
-        Running { task, shutdown, metrics }
+        Running::spawn(metrics, PATIENCE, |shutdown| service.run(shutdown))
     }
 
     pub(crate) async fn dead_letters(&self) -> u64 {
@@ -96,49 +93,10 @@ impl World {
 
 /// A span; four of them share a trace, and every second one is from the day before.
 pub(crate) fn span(number: u64) -> Span {
-    let mut trace_id = [0x5a; 16];
-    trace_id[..8].copy_from_slice(&(number / 4 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
-    trace_id[8..].copy_from_slice(&(number / 4 + 1).to_be_bytes());
-    Span {
-        trace_id: trace_id.to_vec(),
-        span_id: (number + 1).to_be_bytes().to_vec(),
-        service_name: format!("service-{}", number % 3),
-        operation_name: "generate".into(),
-        start_time_unix_nano: NOON_NS - if number % 4 < 2 { DAY_NS } else { 0 } - number as i64,
-        duration_nanos: 1_000 + number as i64,
-        tags: [("request.id".to_owned(), format!("req-{number}"))].into(),
-        ..Span::default()
-    }
-}
-
-/// A sink at work.
-pub(crate) struct Running {
-    task: tokio::task::JoinHandle<Result<(), infertrace_sinks::Error>>,
-    shutdown: CancellationToken,
-    metrics: MetricsRegistry,
-}
-
-impl Running {
-    /// Drains and ends it.
-    pub(crate) async fn finish(self) {
-        self.shutdown.cancel();
-        let ended = tokio::time::timeout(PATIENCE, self.task).await.expect("ends in time");
-        ended.expect("no panic").expect("no error");
-    }
-
-    /// Kills it where it stands.
-    pub(crate) async fn kill(self) {
-        self.task.abort();
-        let _ = self.task.await;
-    }
-
-    pub(crate) fn metric(&self, name: &str) -> f64 {
-        let mut text = String::new();
-        prometheus_client::encoding::text::encode(&mut text, &self.metrics).expect("text");
-        let line =
-            text.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{name} in {text}"));
-        line.rsplit(' ').next().expect("value").parse().expect("number")
-    }
+    let mut span = shared::span(number, start_over_two_days(number));
+    // The half by which the look-up finds it differs, too.
+    span.trace_id[8..].copy_from_slice(&(number / 4 + 1).to_be_bytes());
+    span
 }
 
 /// Waits until `holds`, looking again every few milliseconds.

@@ -5,11 +5,7 @@ use std::{str::FromStr as _, time::Duration};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
-    rt::{TokioExecutor, TokioTimer},
-};
+use infertrace_runtime::http::HttpClient;
 
 use super::secret::Secret;
 
@@ -17,7 +13,8 @@ use super::secret::Secret;
 const ANSWER_BYTES: usize = 4 << 10;
 /// Characters of an answer that are quoted.
 const QUOTED: usize = 200;
-const IDLE_CONNECTION: Duration = Duration::from_secs(30);
+/// Requests to a target follow one another.
+const IDLE_CONNECTIONS: usize = 1;
 
 /// How a request ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -31,9 +28,9 @@ pub(super) enum Outcome {
 }
 
 /// Where requests go. The URL may be a secret, so it is not shown.
-pub(super) enum Poster {
-    Plain(Client<HttpConnector, Full<Bytes>>, Uri),
-    Tls(Client<HttpsConnector<HttpConnector>, Full<Bytes>>, Uri),
+pub(super) struct Poster {
+    client: HttpClient,
+    uri: Uri,
 }
 
 impl std::fmt::Debug for Poster {
@@ -60,23 +57,12 @@ impl Poster {
         if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
             return Err("the url holds a user or password; use secret_env or secret_file".to_owned());
         }
-        let mut tcp = HttpConnector::new();
-        tcp.set_connect_timeout(Some(connect_timeout));
-        tcp.set_nodelay(true);
-        match uri.scheme_str() {
-            Some("http") => Ok(Self::Plain(builder().build(tcp), uri)),
-            Some("https") => {
-                tcp.enforce_http(false);
-                let tls = HttpsConnectorBuilder::new()
-                    .with_native_roots()
-                    .map_err(|error| format!("the system's root certificates cannot be read: {error}"))?
-                    .https_only()
-                    .enable_http1()
-                    .wrap_connector(tcp);
-                Ok(Self::Tls(builder().build(tls), uri))
-            }
-            _ => Err("the url must start with http:// or https://".to_owned()),
-        }
+        let client = match uri.scheme_str() {
+            Some("http") => HttpClient::plain(connect_timeout, IDLE_CONNECTIONS),
+            Some("https") => HttpClient::tls(connect_timeout, IDLE_CONNECTIONS)?,
+            _ => return Err("the url must start with http:// or https://".to_owned()),
+        };
+        Ok(Self { client, uri })
     }
 
     /// Sends `body` and waits for the answer, `timeout` in all.
@@ -98,16 +84,10 @@ impl Poster {
         headers: &[(HeaderName, HeaderValue)],
         body: Bytes,
     ) -> Result<(StatusCode, Option<Duration>, String), String> {
-        let uri = match self {
-            Self::Plain(_, uri) | Self::Tls(_, uri) => uri.clone(),
-        };
-        let mut request = Request::post(uri).body(Full::new(body)).map_err(|error| error.to_string())?;
+        let mut request =
+            Request::post(self.uri.clone()).body(Full::new(body)).map_err(|error| error.to_string())?;
         request.headers_mut().extend(headers.iter().map(|(name, value)| (Some(name.clone()), value.clone())));
-        let answer = match self {
-            Self::Plain(client, _) => client.request(request).await,
-            Self::Tls(client, _) => client.request(request).await,
-        };
-        let answer = answer.map_err(|error| with_sources(&error))?;
+        let answer = self.client.request(request).await?;
         let status = answer.status();
         let after = answer.headers().get(header::RETRY_AFTER).and_then(retry_after);
         // What the target says is only quoted; that it cannot be read changes nothing.
@@ -115,12 +95,6 @@ impl Poster {
         let text = body.map(|body| body.to_bytes()).unwrap_or_default();
         Ok((status, after, String::from_utf8_lossy(&text).into_owned()))
     }
-}
-
-fn builder() -> hyper_util::client::legacy::Builder {
-    let mut builder = Client::builder(TokioExecutor::new());
-    builder.pool_idle_timeout(IDLE_CONNECTION).pool_max_idle_per_host(1).pool_timer(TokioTimer::new());
-    builder
 }
 
 /// Seconds only: a date would need the target's clock to agree with ours.
@@ -144,16 +118,6 @@ fn judge(status: StatusCode, after: Option<Duration>, text: &str) -> Outcome {
         400 | 406 | 411 | 413 | 415 | 422 => Outcome::Refused(error),
         _ => Outcome::Failed(error, after),
     }
-}
-
-fn with_sources(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        text.push_str(&format!(": {inner}"));
-        source = inner.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -15,14 +15,13 @@ mod state;
 use std::{sync::Arc, time::Duration};
 
 use infertrace_analytics::config::AnalystConfig;
-use infertrace_runtime::{clock::Clock, log::Log};
+use infertrace_runtime::{clock::Clock, instance::instance_name, log::Log};
 use infertrace_schemas::topics;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     BuildError, Deps, Error,
-    service::instance_name,
     supervise::{self_test, supervise},
 };
 use metrics::Metrics;

@@ -46,7 +46,7 @@ impl Pricing {
 }
 
 fn facts<'a>(usage: &Usage<'a>, steps: &'a [StepShare]) -> RequestFacts<'a> {
-    let shared = usage.batch.is_some();
+    let [prefill_micros, decode_micros] = usage.shared_micros();
     RequestFacts {
         at_ms: usage.end_ms,
         provider: usage.provider,
@@ -58,8 +58,8 @@ fn facts<'a>(usage: &Usage<'a>, steps: &'a [StepShare]) -> RequestFacts<'a> {
             mig_profile: usage.mig_profile,
         },
         devices: 1,
-        prefill_micros: usage.prefill_micros.filter(|_| shared),
-        decode_micros: usage.decode_micros.filter(|_| shared),
+        prefill_micros,
+        decode_micros,
         batch_milli: usage.batch.map(|size| u64::from(size) * 1_000),
         steps,
         input_tokens: usage.input_tokens,

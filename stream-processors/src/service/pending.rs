@@ -180,6 +180,9 @@ impl Pending {
                 return Err(error);
             }
         }
+        if self.outputs.is_empty() && states.is_empty() && positions.is_empty() {
+            return Ok(());
+        }
         let mut outputs = std::mem::take(&mut self.outputs);
         let committed = self.commit_one(&mut outputs, &states, group, positions, metrics).await;
         match committed {

@@ -15,13 +15,13 @@ mod session;
 use std::{sync::Arc, time::Duration};
 
 use infertrace_analytics::stitch::StitchConfig;
-use infertrace_runtime::{clock::Clock, log::Log};
+use infertrace_runtime::{clock::Clock, instance::instance_name, log::Log};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 pub use codec::{SightingWriter, SightingsError, decode, partition_of};
 
-use crate::{BuildError, Deps, Error, service::instance_name, supervise::supervise};
+use crate::{BuildError, Deps, Error, supervise::supervise};
 use metrics::Metrics;
 use session::Desk;
 
