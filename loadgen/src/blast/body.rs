@@ -9,7 +9,11 @@ use infertrace_schemas::wire::{
 };
 
 use super::template::{SpanSpec, Template};
-use crate::{content::Attr, ids, protocol::Protocol};
+use crate::{
+    content::{Attr, NO_TRACE, REQUEST_ID, request_id_digits},
+    ids,
+    protocol::Protocol,
+};
 
 /// Bytes of a start time as a varint: right from 1972 to 2262.
 const TIME_VARINT: usize = 9;
@@ -29,6 +33,7 @@ struct Patch {
     parent_at: u32,
     start_at: u32,
     end_at: u32,
+    request_at: u32,
 }
 
 /// One frame within the request.
@@ -288,6 +293,9 @@ fn stamp_spans(
         if patch.parent_at != NONE {
             put(bytes, patch.parent_at, &ids::span_id(sequence, patch.parent));
         }
+        if patch.request_at != NONE {
+            put(bytes, patch.request_at, &request_id_digits(&trace_ids[usize::from(patch.trace)]));
+        }
         let start = (base_time_ns + patch.start_offset_ns) as u64;
         if patch.end_at == NONE {
             put(bytes, patch.start_at, &time_varint(start));
@@ -318,6 +326,7 @@ fn moved(patch: Patch, by: usize) -> Patch {
         parent_at: shift(patch.parent_at),
         start_at: patch.start_at + by,
         end_at: shift(patch.end_at),
+        request_at: shift(patch.request_at),
         ..patch
     }
 }
@@ -348,16 +357,14 @@ fn native_span(index: u16, span: &SpanSpec) -> (Vec<u8>, Patch) {
     put_varint_field(&mut out, 6, BASE as u64);
     let start_at = (out.len() - TIME_VARINT) as u32;
     put_varint_field(&mut out, 7, span.duration_ns as u64);
-    for (key, value) in &span.attributes {
-        put_attribute(&mut out, 11, key, value);
-    }
+    let request_at = put_attributes(&mut out, 11, span);
     put_varint_field(&mut out, 14, u64::from(span.kind));
     put_status(&mut out, span);
     let origin = services().iter().find(|(_, service)| *service == span.service).map_or(0, |(i, _)| *i);
     if origin > 0 {
         put_varint_field(&mut out, 21, origin);
     }
-    (out, patch(index, span, [trace_at, span_at, parent_at, start_at, NONE]))
+    (out, patch(index, span, [trace_at, span_at, parent_at, start_at, NONE, request_at]))
 }
 
 fn otlp_span(index: u16, span: &SpanSpec) -> (Vec<u8>, Patch) {
@@ -369,15 +376,13 @@ fn otlp_span(index: u16, span: &SpanSpec) -> (Vec<u8>, Patch) {
     let start_at = out.len() as u32 - 8;
     put_fixed64_field(&mut out, 8, 0);
     let end_at = out.len() as u32 - 8;
-    for (key, value) in &span.attributes {
-        put_attribute(&mut out, 9, key, value);
-    }
+    let request_at = put_attributes(&mut out, 9, span);
     put_status(&mut out, span);
-    (out, patch(index, span, [trace_at, span_at, parent_at, start_at, end_at]))
+    (out, patch(index, span, [trace_at, span_at, parent_at, start_at, end_at, request_at]))
 }
 
-fn patch(index: u16, span: &SpanSpec, places: [u32; 5]) -> Patch {
-    let [trace_at, span_at, parent_at, start_at, end_at] = places;
+fn patch(index: u16, span: &SpanSpec, places: [u32; 6]) -> Patch {
+    let [trace_at, span_at, parent_at, start_at, end_at, request_at] = places;
     Patch {
         index,
         trace: span.trace,
@@ -389,6 +394,7 @@ fn patch(index: u16, span: &SpanSpec, places: [u32; 5]) -> Patch {
         parent_at,
         start_at,
         end_at,
+        request_at,
     }
 }
 
@@ -411,6 +417,18 @@ fn put_status(out: &mut Vec<u8>, span: &SpanSpec) {
         put_varint_field(&mut status, 3, u64::from(span.status));
         put_bytes_field(out, 15, &status);
     }
+}
+
+/// Where the digits of the request id stand.
+fn put_attributes(out: &mut Vec<u8>, number: u32, span: &SpanSpec) -> u32 {
+    let mut request_at = NONE;
+    for (key, value) in &span.attributes {
+        put_attribute(out, number, key, value);
+        if *key == REQUEST_ID {
+            request_at = (out.len() - size_of_val(&request_id_digits(&NO_TRACE))) as u32;
+        }
+    }
+    request_at
 }
 
 fn put_attribute(out: &mut Vec<u8>, number: u32, key: &str, value: &Attr) {

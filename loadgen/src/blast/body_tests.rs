@@ -4,6 +4,7 @@ use infertrace_proto::v1;
 use prost::Message;
 
 use super::*;
+use crate::content::request_id_of;
 
 const RUN: u32 = 77;
 
@@ -19,6 +20,11 @@ fn check(spans: &[v1::Span], template: &Template, sequence: u64, partitions: u32
         assert_eq!(span.start_time_unix_nano, base + spec.start_offset_ns);
         assert_eq!((span.service_name.as_str(), span.duration_nanos), (spec.service, spec.duration_ns));
         assert_eq!(span.attributes.len(), spec.attributes.len());
+        let request = span.attributes.iter().find(|pair| pair.key == REQUEST_ID);
+        let text = |pair: &v1::KeyValue| format!("{:?}", pair.value);
+        let trace_id = span.trace_id.as_slice().try_into().expect("16 bytes");
+        assert_eq!(request.is_some(), spec.operation == "llm_request");
+        assert!(request.is_none_or(|pair| text(pair).contains(&request_id_of(trace_id))));
     }
 }
 

@@ -140,13 +140,14 @@ fn observe(trace_id: &str, span: &Value, tally: &mut Tally) -> anyhow::Result<()
         _ => 0,
     };
     let duration = text("duration_nano")?.parse()?;
-    let mut content = Content::new(text("service")?, text("operation")?, kind, status, duration);
+    let trace_id = hex::decode(trace_id)?;
+    let mut content = Content::new(&trace_id, text("service")?, text("operation")?, kind, status, duration);
     let empty = Map::new();
     for (key, value) in span["attributes"].as_object().unwrap_or(&empty) {
         add_attribute(&mut content, key, value, span["attribute_types"][key].as_str());
     }
     tally.observe(&Found {
-        trace_id: &hex::decode(trace_id)?,
+        trace_id: &trace_id,
         span_id: &hex::decode(text("span_id")?)?,
         parent_span_id: &hex::decode(text("parent_span_id")?)?,
         start_ns: text("start_unix_nano")?.parse()?,

@@ -181,6 +181,7 @@ fn observe(batch: &RecordBatch, tally: &mut Tally) -> anyhow::Result<()> {
             continue;
         }
         let mut content = Content::new(
+            trace_ids.value(row),
             services.value(row),
             operations.value(row),
             kinds.value(row),

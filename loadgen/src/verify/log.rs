@@ -146,7 +146,7 @@ fn observe(span: &[u8], tally: &mut Tally) -> Result<(), WireError> {
         return Ok(());
     }
     let (service, operation) = (String::from_utf8_lossy(service), String::from_utf8_lossy(operation));
-    let mut content = Content::new(&service, &operation, kind, status, duration);
+    let mut content = Content::new(trace_id, &service, &operation, kind, status, duration);
     for field in Fields::new(span) {
         let field = field?;
         if field.number == 11 {
