@@ -6,7 +6,12 @@ use crate::log::LogError;
 
 /// Classifies an error of any call but a transactional one.
 pub(super) fn classify(error: &KafkaError) -> LogError {
-    match error.rdkafka_error_code() {
+    let code = match error {
+        // rdkafka gives no code of these.
+        KafkaError::AdminOp(code) => Some(*code),
+        error => error.rdkafka_error_code(),
+    };
+    match code {
         Some(code) => classify_code(code, &error.to_string()),
         None => LogError::Fatal(error.to_string()),
     }
@@ -71,4 +76,17 @@ pub(super) enum TransactionFault {
     Abort(LogError),
     /// The producer is of no use any more.
     Over(LogError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Scenario: a call of the admin client that no broker answered in time, and one that was refused.
+    /// Guarantee: the former may be tried again, the latter not.
+    #[test]
+    fn an_admin_call_without_an_answer_may_be_tried_again() {
+        assert!(classify(&KafkaError::AdminOp(Code::OperationTimedOut)).is_retriable());
+        assert!(!classify(&KafkaError::AdminOp(Code::ClusterAuthorizationFailed)).is_retriable());
+    }
 }

@@ -89,6 +89,8 @@ pub struct KafkaLog {
 }
 
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long creating topics is tried, each try for [`CALL_TIMEOUT`].
+const CREATE_TIMEOUT: Duration = Duration::from_secs(30);
 const METADATA_AGE: Duration = Duration::from_secs(30);
 
 impl KafkaLog {
@@ -291,9 +293,20 @@ impl Log for KafkaLog {
                     .set("retention.ms", retention)
             })
             .collect();
-        let options = AdminOptions::new().operation_timeout(Some(CALL_TIMEOUT));
-        let created =
-            self.admin.create_topics(&topics, &options).await.map_err(|error| errors::classify(&error))?;
+        let options =
+            AdminOptions::new().request_timeout(Some(CALL_TIMEOUT)).operation_timeout(Some(CALL_TIMEOUT));
+        let deadline = Instant::now() + CREATE_TIMEOUT;
+        // A broker that has just started may have no controller yet, and librdkafka then waits in vain.
+        let created = loop {
+            match self.admin.create_topics(&topics, &options).await.map_err(|error| errors::classify(&error))
+            {
+                Err(error) if error.is_retriable() && Instant::now() < deadline => {
+                    tracing::warn!(%error, "topics could not be created; trying again");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+                outcome => break outcome?,
+            }
+        };
         for outcome in created {
             match outcome {
                 Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
