@@ -2,17 +2,13 @@
 //!
 //! Parts are measured by the examples of their crates; the gateway and the whole path here, over real servers.
 
-use std::{
-    fs,
-    path::Path,
-    process::Command,
-    time::{Duration, Instant},
-};
+mod path;
+
+use std::{fs, process::Command, time::Duration};
 
 use anyhow::{Context as _, bail, ensure};
 use infertrace_tests::{
-    http,
-    infertrace::{STOP_TIMEOUT, Setup},
+    infertrace::Setup,
     kafka::Kafka,
     process::{Process, free_port, wait_until},
 };
@@ -37,7 +33,7 @@ pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
     };
     match name.as_str() {
         "gateway" => gateway(rest),
-        "path" => path(rest),
+        "path" => path::run(rest),
         "overload" => overload(rest),
         "loadgen" => loadgen(),
         "reader" => example("reader_bench", rest),
@@ -145,57 +141,6 @@ fn gateway(arguments: &[String]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Gateway to Parquet with assembly, all roles in one process: on the embedded log and on Kafka.
-fn path(arguments: &[String]) -> anyhow::Result<()> {
-    let spans = arguments.first().map_or("1000000", String::as_str);
-    setup::for_tests()?;
-    build::programs()?;
-    for log in ["embedded", "kafka"] {
-        let kafka = (log == "kafka").then(Kafka::start).transpose()?;
-        let dir = tempfile::tempdir()?;
-        let mut setup = Setup::new(dir.path())?;
-        if let Some(kafka) = &kafka {
-            setup.flags = vec!["--kafka".into(), kafka.bootstrap()];
-        }
-        let mut up = setup.up()?;
-        let before = cpu_seconds(up.id())?;
-        let started = Instant::now();
-        let (result, ingest_cpu) =
-            blast(&up, &["--endpoint", &setup.addresses.grpc_url(), "--protocol", "otlp", "--count", spans])?;
-        let metrics = format!("{}/metrics", setup.addresses.api_url());
-        wait_until("every role to catch up", Duration::from_secs(300), || {
-            let (_, text) = http::get(&metrics)?;
-            let lags = text.lines().filter(|line| line.starts_with("infertrace_consumer_lag_records{"));
-            Ok(lags.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum::<f64>() == 0.0)
-        })?;
-        let caught_up = started.elapsed();
-        // A clean end closes what is open and writes what the sink holds; its CPU counts.
-        let (mut cpu, rss) = (cpu_seconds(up.id())?, rss_mib(up.id())?);
-        let id = up.id();
-        up.signal(libc::SIGTERM)?;
-        wait_until("the drain", STOP_TIMEOUT, || match cpu_seconds(id) {
-            Ok(now) if up.check_alive().is_ok() => {
-                cpu = now.max(cpu);
-                Ok(false)
-            }
-            _ => Ok(true),
-        })?;
-        let used = cpu - before;
-        let acked = result["acked_spans"].as_f64().unwrap_or_default();
-        println!(
-            "{}",
-            json!({
-                "bench": "path", "log": log, "protocol": "otlp", "acked_spans": result["acked_spans"],
-                "acked_spans_per_s": result["spans_per_s"], "p99_ms": result["p99_ms"], "ingest_cpu_s": round(ingest_cpu, 2),
-                "caught_up_s": round(caught_up.as_secs_f64(), 2), "cpu_s": round(used, 2),
-                "spans_per_cpu_s": round(acked / used, 0), "rss_mib": rss,
-                "lake_bytes_per_span": round(folder_bytes(&dir.path().join("data/lake/spans"))? as f64 / acked, 1),
-            })
-        );
-    }
-    Ok(())
-}
-
 /// Ten times the gateway's byte budget in flight: memory stays, nothing acknowledged is lost, the rate recovers.
 fn overload(arguments: &[String]) -> anyhow::Result<()> {
     let seconds = arguments.first().map_or("30", String::as_str);
@@ -232,16 +177,6 @@ fn overload(arguments: &[String]) -> anyhow::Result<()> {
     print!("{}", String::from_utf8_lossy(&verified.stdout));
     ensure!(verified.status.success(), "an acknowledged span is missing");
     Ok(())
-}
-
-fn folder_bytes(folder: &Path) -> anyhow::Result<u64> {
-    let mut bytes = 0;
-    for entry in fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))? {
-        let entry = entry?;
-        let metadata = entry.metadata()?;
-        bytes += if metadata.is_dir() { folder_bytes(&entry.path())? } else { metadata.len() };
-    }
-    Ok(bytes)
 }
 
 /// The generator alone, against a server that drops everything.

@@ -400,12 +400,17 @@ fn run(consumer: &BaseConsumer<Context>) {
                 handle(&mut shared, consumer, command);
             }
             let Some(pending) = &shared.pending else { continue };
-            pending.deadline.saturating_duration_since(Instant::now()).min(SLICE)
+            whole_millis(pending.deadline.saturating_duration_since(Instant::now())).min(SLICE)
         };
         let polled = consumer.poll(slice);
         gather(consumer, &context, polled);
         context.shared.lock().answer_poll();
     }
+}
+
+/// Rounded up: librdkafka waits whole milliseconds, and rdkafka would spin through the rest of one.
+fn whole_millis(time: Duration) -> Duration {
+    Duration::from_millis(time.as_nanos().div_ceil(1_000_000) as u64)
 }
 
 /// Keeps `first` and what has already been fetched after it, up to the pending poll's bytes.

@@ -20,6 +20,9 @@ use super::{
 };
 use crate::log::{GroupMetadata, LogError, NewRecord, NextOffset, TopicPartition, Transactions};
 
+/// Delivery reports are collected after so many records; librdkafka's queue of them has room for more.
+const REPORTS_EVERY: usize = 64;
+
 struct Commit {
     outputs: Vec<NewRecord>,
     group: Option<GroupMetadata>,
@@ -150,7 +153,7 @@ fn transact(producer: &BaseProducer, timeout: Duration, commit: &Commit) -> Resu
 
 fn produce_all(producer: &BaseProducer, timeout: Duration, outputs: &[NewRecord]) -> Result<(), LogError> {
     let deadline = Instant::now() + timeout;
-    for record in outputs {
+    for (number, record) in outputs.iter().enumerate() {
         loop {
             let sent = send(record, (), |base| producer.send(base).map_err(|(error, _)| error));
             match sent {
@@ -161,7 +164,9 @@ fn produce_all(producer: &BaseProducer, timeout: Duration, outputs: &[NewRecord]
                 Err(error) => return Err(error),
             }
         }
-        producer.poll(Duration::ZERO);
+        if number % REPORTS_EVERY == 0 {
+            producer.poll(Duration::ZERO);
+        }
     }
     Ok(())
 }
