@@ -8,6 +8,7 @@
 mod consumer;
 mod describe;
 mod errors;
+mod memory;
 mod producer;
 mod self_test;
 mod transactions;
@@ -99,6 +100,7 @@ impl KafkaLog {
     /// # Errors
     /// [`LogError::Fatal`] for properties that librdkafka refuses.
     pub fn new(config: Config) -> Result<Arc<Self>, LogError> {
+        memory::keep_fetch_buffers();
         let base = base_config(&config);
         let fatal = |error: rdkafka::error::KafkaError| LogError::Fatal(format!("Kafka client: {error}"));
         let mut inspecting = base.clone();
