@@ -18,6 +18,8 @@ use super::{FileSettings, RANGE_KEY, SORTED_BY};
 
 /// Rows of a data page: the least a look-up decodes of a column.
 pub(super) const PAGE_ROWS: usize = 2_048;
+/// The same of a map of texts, whose rows hold a dozen of them.
+pub(super) const MAP_PAGE_ROWS: usize = 512;
 /// A larger dictionary of numbers is hashed for little.
 const NUMBER_DICTIONARY_BYTES: usize = 64 << 10;
 /// False positives of the trace id's bloom filter.

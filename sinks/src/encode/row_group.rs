@@ -23,7 +23,7 @@ use super::{
     EncodeError, SortKey,
     chunk::{self, PageCompressor, Values},
     layout::{Layout, MapLevels},
-    properties::PAGE_ROWS,
+    properties::{MAP_PAGE_ROWS, PAGE_ROWS},
 };
 
 type RowGroup<'a> = SerializedRowGroupWriter<'a, Vec<u8>>;
@@ -120,8 +120,11 @@ impl Writer<'_> {
         if !is_known || !is_plain_map || map.nulls().is_some() || map.values().nulls().is_some() {
             return self.write_general(row_group, field, &take(column, picks, None)?);
         }
-        let (layout, entries, levels) =
-            Layout::map(picks.values(), map.offsets(), PAGE_ROWS, *value_type != DataType::Utf8);
+        let (page_rows, wants_numbers) = match value_type {
+            DataType::Utf8 => (MAP_PAGE_ROWS, false),
+            _ => (PAGE_ROWS, true),
+        };
+        let (layout, entries, levels) = Layout::map(picks.values(), map.offsets(), page_rows, wants_numbers);
         let key_texts = map.keys().as_string::<i32>();
         let keys = Values::of_texts(
             entries.iter().map(|entry| key_texts.value(*entry as usize).as_bytes()),

@@ -242,6 +242,8 @@ fn consumer_config(config: &Config, options: &ConsumerOptions) -> ClientConfig {
         .set("partition.assignment.strategy", "cooperative-sticky")
         .set("isolation.level", if options.read_committed { "read_committed" } else { "read_uncommitted" })
         .set("session.timeout.ms", config.session_timeout_ms.to_string())
+        // Two may be lost or late before the group gives the member up; librdkafka's own default is fixed.
+        .set("heartbeat.interval.ms", (config.session_timeout_ms / 3).clamp(1, 3_000).to_string())
         .set("fetch.wait.max.ms", "100")
         .set("fetch.error.backoff.ms", "50")
         .set("fetch.message.max.bytes", (8 << 20).to_string())
