@@ -437,7 +437,7 @@ async fn an_interrupted_replay_goes_on() {
     assert!(!state.exists());
 }
 
-/// Scenario: a range whose beginning retention has removed, an empty range, an id that names no topic.
+/// Scenario: a range whose beginning retention has removed, of spans and of samples too, an empty range, an id that names no topic.
 /// Guarantee: each is refused in words, before anything is written; what is left can be replayed on request.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_range_that_is_gone_is_an_error() {
@@ -471,6 +471,23 @@ async fn a_range_that_is_gone_is_an_error() {
     assert!(error.contains("no longer in the log") && error.contains("infertrace.spans.v1/0"), "{error}");
     let left = Request { allow_gaps: true, ..request.clone() };
     assert_eq!(replay(&log, &left).await.expect("what is left").read.spans, 1);
+    log.create_topics(&[spec(topics::GPU, kept)]).await.expect("created");
+    for at_ms in [now - 7_200_000, now - 60_000] {
+        let record = NewRecord {
+            to: TopicPartition::new(topics::GPU, 0),
+            key: None,
+            payload: Some(count(0, at_ms).into()),
+            headers: Vec::new(),
+            timestamp: Millis(at_ms),
+        };
+        log.append(record).expect("taken").await.expect("durable");
+    }
+    log.compact().await.expect("expired records are removed");
+    let of_spans = Request { from_ms: now - 60_000, id: "spans".into(), ..request.clone() };
+    assert_eq!(replay(&log, &of_spans).await.expect("all of it is there").read.readings, 1);
+    let error =
+        replay(&log, &Request { from_ms: now - 60_001, ..of_spans }).await.expect_err("gone").to_string();
+    assert!(error.contains("infertrace.gpu.v1/0"), "{error}");
     let turned = Request { from_ms: now, to_ms: now - 5, ..request.clone() };
     assert!(replay(&log, &turned).await.expect_err("empty").to_string().contains("an empty range"));
     let named = Request { id: "A B".into(), ..request };
