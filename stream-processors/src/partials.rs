@@ -32,6 +32,19 @@ use xxhash_rust::xxh64::xxh64;
 
 /// Source number of partition 0 of the samples topic; those of the spans topic begin at 0.
 pub const SAMPLE_SOURCES: u32 = 1_000_000;
+
+/// The source that partition `partition` of the samples topic is.
+#[must_use]
+pub const fn sample_source(partition: u32) -> u32 {
+    SAMPLE_SOURCES.saturating_add(partition)
+}
+
+/// Every source that a window waits for, where the spans and samples topics have so many partitions.
+#[must_use]
+pub fn all_sources(spans: u32, samples: u32) -> Vec<u32> {
+    (0..spans).chain((0..samples).map(sample_source)).collect()
+}
+
 /// The watermark of a source that has nothing yet: it holds no window open until it tells another.
 pub const IDLE_MS: Millis = Millis::MIN;
 /// Bytes of cells after which a batch is written: a broker takes records of 1 MiB.

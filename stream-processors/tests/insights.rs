@@ -9,7 +9,7 @@ use infertrace_analytics::rollup::{Cell, Counter, Exemplars, Key, Measure, Parti
 use infertrace_processors::{
     Deps,
     insights::{Config, build},
-    partials::Writer,
+    partials::{IDLE_MS, Writer, sample_source},
 };
 use infertrace_runtime::{
     clock::ManualClock,
@@ -65,8 +65,13 @@ fn partial(window_ms: i64, model: &str, source: u32) -> Partial {
     Partial { window_ms, seen_window_ms: window_ms, key, cell, exemplars: Exemplars::default() }
 }
 
-/// Two sources tell of a model in each partition, window by window.
+/// Two sources tell of a model in each partition, window by window; there are no samples.
 fn fill(log: &FakeLog, windows: std::ops::Range<i64>) {
+    for partition in (0..PARTITIONS).filter(|_| windows.start == 0) {
+        for source in (0..PARTITIONS).map(sample_source) {
+            put(log, partition, T0, Writer::default().finish(source, Some(IDLE_MS)));
+        }
+    }
     for window in windows {
         let window_ms = T0 + window * WINDOW_MS;
         for partition in 0..PARTITIONS {

@@ -13,7 +13,8 @@ use infertrace_processors::{
     replay::{Filter, Kind, ReplayError, Request, Summary, plan, run, topic},
 };
 use infertrace_proto::v1::{
-    GpuMetrics, InferenceContext, PipelineContext, ResourceMetrics, Span, Status, StatusCode,
+    AnyValue, GpuMetrics, GpuSampleBatch, InferenceContext, KeyValue, PipelineContext, ResourceMetrics,
+    Sample, Span, Status, StatusCode, any_value, sample,
 };
 use infertrace_runtime::log::{
     Log, Millis, NewRecord, NextOffset, TopicPartition, TopicSpec,
@@ -46,7 +47,8 @@ fn open(dir: &Path) -> Arc<EmbeddedLog> {
     EmbeddedLog::open(config).expect("opens")
 }
 
-/// One request of one span every half second and partition, with a length that depends on nothing but its number.
+/// One request of one span every half second and partition, with a length that depends on nothing but its number, and an
+/// engine's count every ten seconds.
 async fn fill(log: &EmbeddedLog) {
     let specs: Vec<TopicSpec> = topics::all(PARTITIONS)
         .into_iter()
@@ -76,6 +78,16 @@ async fn fill(log: &EmbeddedLog) {
             };
             last = Some(log.append(record).expect("taken"));
         }
+        if number % 20 == 0 {
+            let record = NewRecord {
+                to: TopicPartition::new(topics::GPU, 0),
+                key: None,
+                payload: Some(count(number, at_ms).into()),
+                headers: Vec::new(),
+                timestamp: Millis(at_ms),
+            };
+            last = Some(log.append(record).expect("taken"));
+        }
         if number % 500 == 0
             && let Some(last) = last.take()
         {
@@ -83,6 +95,21 @@ async fn fill(log: &EmbeddedLog) {
         }
     }
     last.expect("some").await.expect("durable");
+}
+
+/// Preemptions since the start of an engine.
+fn count(number: i64, at_ms: i64) -> Vec<u8> {
+    let text = AnyValue { value: Some(any_value::Value::StringValue("large".to_owned())) };
+    let counted = Sample {
+        name: "vllm:num_preemptions_total".to_owned(),
+        unit: "1".to_owned(),
+        time_unix_nano: at_ms * 1_000_000,
+        temporality: 2,
+        attributes: vec![KeyValue { key: "model_name".to_owned(), value: Some(text) }],
+        value: Some(sample::Value::Number((number * number % 7 + number / 20) as f64)),
+        ..Sample::default()
+    };
+    GpuSampleBatch { samples: vec![counted], ..GpuSampleBatch::default() }.encode_to_vec()
 }
 
 fn span(number: u64, partition: u32, which: u64, at_ms: i64) -> Span {
@@ -244,6 +271,7 @@ async fn a_replay_is_the_same_however_it_is_run_and_touches_nothing_live() {
     let whole = replay(&log, &Request { threads: 1, ..request("one") }).await.expect("replays");
     assert_eq!(whole.read.spans, (LENGTH / 500) as u64 * u64::from(PARTITIONS) * 2);
     assert_eq!((whole.read.poison, whole.read.retries), (0, 0));
+    assert_eq!(whole.read.readings, (LENGTH / 10_000) as u64);
     let expected = outputs(&log, "one").await;
     assert!(expected[0].len() > 1_000, "{} rollups", expected[0].len());
     let ids = SchemaIds::embedded::<Insight>();
@@ -409,7 +437,7 @@ async fn an_interrupted_replay_goes_on() {
     assert!(!state.exists());
 }
 
-/// Scenario: a range whose beginning retention has removed, an empty range, an id that names no topic.
+/// Scenario: a range whose beginning retention has removed, of spans and of samples too, an empty range, an id that names no topic.
 /// Guarantee: each is refused in words, before anything is written; what is left can be replayed on request.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_range_that_is_gone_is_an_error() {
@@ -443,6 +471,23 @@ async fn a_range_that_is_gone_is_an_error() {
     assert!(error.contains("no longer in the log") && error.contains("infertrace.spans.v1/0"), "{error}");
     let left = Request { allow_gaps: true, ..request.clone() };
     assert_eq!(replay(&log, &left).await.expect("what is left").read.spans, 1);
+    log.create_topics(&[spec(topics::GPU, kept)]).await.expect("created");
+    for at_ms in [now - 7_200_000, now - 60_000] {
+        let record = NewRecord {
+            to: TopicPartition::new(topics::GPU, 0),
+            key: None,
+            payload: Some(count(0, at_ms).into()),
+            headers: Vec::new(),
+            timestamp: Millis(at_ms),
+        };
+        log.append(record).expect("taken").await.expect("durable");
+    }
+    log.compact().await.expect("expired records are removed");
+    let of_spans = Request { from_ms: now - 60_000, id: "spans".into(), ..request.clone() };
+    assert_eq!(replay(&log, &of_spans).await.expect("all of it is there").read.readings, 1);
+    let error =
+        replay(&log, &Request { from_ms: now - 60_001, ..of_spans }).await.expect_err("gone").to_string();
+    assert!(error.contains("infertrace.gpu.v1/0"), "{error}");
     let turned = Request { from_ms: now, to_ms: now - 5, ..request.clone() };
     assert!(replay(&log, &turned).await.expect_err("empty").to_string().contains("an empty range"));
     let named = Request { id: "A B".into(), ..request };

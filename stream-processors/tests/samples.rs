@@ -5,7 +5,10 @@ mod support;
 use std::{collections::BTreeMap, sync::Arc};
 
 use infertrace_analytics::rollup::{Counter, Measure, Shape};
-use infertrace_processors::{Config, Deps, build, partials::SAMPLE_SOURCES};
+use infertrace_processors::{
+    Config, Deps, build,
+    partials::{IDLE_MS, SAMPLE_SOURCES},
+};
 use infertrace_proto::v1::{GpuSampleBatch, Sample, sample};
 use infertrace_runtime::{
     clock::ManualClock,
@@ -110,6 +113,26 @@ async fn samples_are_counted_once() {
         assert_eq!(log.records(topics::DLQ).len(), 1);
         assert_eq!(marks(&log, SAMPLE_SOURCES).last(), Some(&(T0 + 90_000)), "killed after {kill_after}");
     }
+}
+
+/// Scenario: one of two partitions has a reading and falls silent, the other never had one; ends are looked up for lag once
+/// an hour. Guarantee: as soon as wall time passes the window's end the second stage is told, and of the empty one that there
+/// is nothing: neither holds a window open.
+#[tokio::test]
+async fn silence_holds_no_window_open() {
+    let log = FakeLog::new(2);
+    put(&log, 0, T0 + 1_000, encode(vec![reading("hw.gpu.utilization", T0 + 1_000, 0.5)]));
+    let config = Config { close_by_wall_clock: true, end_check_ms: 3_600_000, ..config() };
+    let clock = ManualClock::new(T0 * 1_000_000);
+    let mut metrics = MetricsRegistry::default();
+    let deps = Deps { log: Arc::new(log.clone()), clock: Arc::new(clock.clone()), metrics: &mut metrics };
+    let service = build(config, deps).await.expect("a valid configuration");
+    let running = Running::spawn(|shutdown| service.run(shutdown));
+    log.until("it is read", |log| marks(log, SAMPLE_SOURCES).last() == Some(&(T0 + 1_000))).await;
+    clock.advance(11_000 * 1_000_000);
+    log.until("the window is over", |log| marks(log, SAMPLE_SOURCES).last() == Some(&(T0 + 12_000))).await;
+    assert_eq!(marks(&log, SAMPLE_SOURCES + 1), [IDLE_MS; 2], "once in each partition of the partials");
+    running.stop().await;
 }
 
 /// Records of counts in each partition; the last is empty and closes every window.

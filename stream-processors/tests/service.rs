@@ -11,8 +11,11 @@ use infertrace_processors::{
     Config, Deps, Error, build, insights,
     partials::{IDLE_MS, RollupState},
 };
-use infertrace_runtime::clock::ManualClock;
-use infertrace_runtime::telemetry::MetricsRegistry;
+use infertrace_runtime::{
+    clock::ManualClock,
+    log::{Millis, NewRecord, TopicPartition},
+    telemetry::MetricsRegistry,
+};
 use infertrace_schemas::{
     avro::{Rollup, SchemaIds, TraceSummary},
     record::encode_share,
@@ -253,6 +256,35 @@ async fn poison_goes_to_the_dead_letter_topic() {
     assert!(metric(&metrics, "infertrace_processor_dead_letters_total 2"));
     assert!(metric(&metrics, "infertrace_processor_duplicate_batches_total 1"));
     assert!(metric(&metrics, "infertrace_processor_records_total 12"));
+}
+
+/// Scenario: bytes that nobody can read stand in the rollups' state and among summaries, from which a start restores.
+/// Guarantee: the start goes on with what can be read, and everything is counted as without them.
+#[tokio::test]
+async fn what_cannot_be_restored_holds_up_nothing() {
+    let calm = FakeLog::new(1);
+    fill(&calm);
+    let running = start(&calm, config()).await;
+    consumed(&calm).await;
+    running.stop().await;
+    let log = FakeLog::new(1);
+    for (topic, key) in
+        [(topics::ROLLUP_STATE, "0"), (topics::ROLLUP_STATE, "1000000/series/0"), (topics::TRACES, "trace")]
+    {
+        log.put_record(NewRecord {
+            to: TopicPartition::new(topic, 0),
+            key: Some(key.into()),
+            payload: Some(b"\xff\xffmangled".as_slice().into()),
+            headers: Vec::new(),
+            timestamp: Millis(T0),
+        });
+    }
+    fill(&log);
+    let running = start(&log, config()).await;
+    consumed(&log).await;
+    running.stop().await;
+    assert!(rolled(&log) == rolled(&calm));
+    assert_eq!(log.records(topics::TRACES).len(), calm.records(topics::TRACES).len() + 1);
 }
 
 /// Scenario: a partition is taken away with open and remembered traces and given back, after every number of calls.

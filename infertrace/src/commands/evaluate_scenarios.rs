@@ -239,7 +239,7 @@ impl Stages {
         let config = Config::default();
         let pricer = config.pricer().map_err(anyhow::Error::msg)?;
         let mut first = Stage1::new(&config, pricer.clone());
-        first.assign(0, 0, Resumed { rolled_to: 0, watermark_ms: None });
+        first.assign(0, 0, Resumed::default());
         let mut samples = SampleRoller::priced(config.rollup_limits(), SERIES, pricer);
         samples.assign(SAMPLE_SOURCES, 0, None, []);
         let analyst = AnalystConfig { objectives: objectives(), ..AnalystConfig::default() };

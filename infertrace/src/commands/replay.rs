@@ -1,4 +1,4 @@
-//! `infertrace replay`: a past range of the spans topic, analysed again beside what was said live.
+//! `infertrace replay`: a past range of the spans and samples topics, analysed again beside what was said live.
 
 use std::{
     cell::Cell,
@@ -228,8 +228,8 @@ fn print(summary: &Summary) {
     let read = summary.read;
     let pace = short(read.spans as f64 / summary.seconds.max(1e-3));
     println!(
-        "read      {} records, {} spans, {} traces in {:.1} s ({pace} spans/s)",
-        read.records, read.spans, read.traces, summary.seconds
+        "read      {} records, {} spans, {} traces, {} readings in {:.1} s ({pace} spans/s)",
+        read.records, read.spans, read.traces, read.readings, summary.seconds
     );
     println!(
         "left out  {} retries, {} poison records, {} unreadable spans",

@@ -277,11 +277,16 @@ async fn a_trace_names_its_insights() {
     server.stop().await;
 }
 
-/// Scenario: baselines computed again, rollups of two windows of very different size. Guarantee: the latest baseline a key;
+/// Scenario: baselines computed again, rollups of two windows of very different size, records that nobody can read. Guarantee: the latest baseline a key;
 /// quantiles of all requests of a step together, nulls where nothing was counted; integers as decimal strings.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn baselines_and_rollups() {
     let log = log();
+    // No Avro, and a schema id that nobody knows, before the rest.
+    for mangled in [vec![0, 1, 2], vec![0, 0x80, 0, 0, 1, 2]] {
+        log.push_to(ROLLUPS, 1, mangled.clone(), NOW_MS);
+        log.push_to(BASELINES, 0, mangled, NOW_MS);
+    }
     for (hour, median) in [(None, 1.0), (Some(5), 2.0), (None, 3.0)] {
         let baseline = Baseline {
             model: "llama".to_owned(),
@@ -316,7 +321,6 @@ async fn baselines_and_rollups() {
     for one in [rollup(60, 700, 1), rollup(50, 350, 999), rollup(20, 350, 5)] {
         log.push_to(ROLLUPS, 1, encode(&one), NOW_MS);
     }
-    log.push_to(ROLLUPS, 0, vec![0, 1, 2], NOW_MS);
     let server = start(&log).await;
     let document = server.get("/openapi.json").await.json();
 

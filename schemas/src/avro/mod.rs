@@ -4,8 +4,9 @@
 //! consumer code works with and without a schema registry. With a registry, [`SchemaIds`] holds the ids it gave.
 //! Without one, the id is [`embedded_id`]: the low 31 bits of the schema's CRC-64-AVRO fingerprint with the top bit
 //! set. Registries hand out positive 32-bit integers, so the two never meet, and a consumer without a
-//! registry skips five bytes and reads with the `.avsc` file that ships with the release. Without a registry,
-//! readers are upgraded before writers: an embedded id that a reader does not know is an error.
+//! registry skips five bytes and reads with the `.avsc` file that ships with the release. Every version that was ever
+//! written is kept in `schemas/avro/former` and read as well. Without a registry, readers are upgraded before writers: an
+//! embedded id that a reader does not know is an error.
 //!
 //! Invariants: evolution is additive (a new field has a default, an enum has a default symbol); decoding
 //! resolves the writer's schema against ours and never guesses an unknown id. An id that a registry gave after the start
@@ -37,6 +38,8 @@ pub use summary::{
 
 const MAGIC: u8 = 0;
 const HEADER: usize = 5;
+/// The bit that marks ids of our own, which no registry gives.
+const OWN: u32 = 0x8000_0000;
 
 /// Why a value could not be written or read.
 #[derive(Debug, thiserror::Error)]
@@ -45,7 +48,7 @@ pub enum AvroError {
     #[error("not in the Confluent wire format")]
     NotFramed,
     /// The writer's schema is not known here: newer than this build, and no registry that tells it.
-    #[error("unknown schema id {0:#010x}")]
+    #[error("unknown schema id {:#010x}: {}", .0, advice(*.0))]
     UnknownSchema(u32),
     /// Likewise, and this is what the registry said.
     #[error("unknown schema id {id:#010x}: {detail}")]
@@ -64,6 +67,15 @@ pub enum AvroError {
     /// The body is followed by more bytes.
     #[error("{0} bytes after the avro body")]
     Trailing(usize),
+}
+
+/// What to do about an id that is not known.
+const fn advice(id: u32) -> &'static str {
+    if id & OWN == 0 {
+        "a schema registry gave it; name that registry in [schema_registry]"
+    } else {
+        "a release wrote it that is newer than this one; upgrade readers before writers"
+    }
 }
 
 impl From<apache_avro::Error> for AvroError {
@@ -87,13 +99,16 @@ pub struct EmbeddedSchema {
     pub schema: Schema,
     /// Its id where no registry gave one.
     pub id: u32,
+    /// Versions that earlier releases wrote, by their ids, oldest first.
+    pub former: Vec<(u32, Schema)>,
 }
 
 impl EmbeddedSchema {
-    fn new(text: &'static str) -> Self {
-        let schema = Schema::parse_str(text).expect("an embedded schema is valid");
-        let id = embedded_id(&schema);
-        Self { text, schema, id }
+    fn new(text: &'static str, former: &[&str]) -> Self {
+        let parse = |text: &str| Schema::parse_str(text).expect("an embedded schema is valid");
+        let schema = parse(text);
+        let former = former.iter().map(|text| parse(text)).map(|schema| (embedded_id(&schema), schema));
+        Self { text, id: embedded_id(&schema), former: former.collect(), schema }
     }
 }
 
@@ -110,15 +125,18 @@ pub fn parse_schema(text: &str) -> Result<Schema, AvroError> {
 pub fn embedded_id(schema: &Schema) -> u32 {
     let fingerprint = schema.fingerprint::<Rabin>().bytes;
     let low = fingerprint.first_chunk::<4>().copied().unwrap_or_default();
-    u32::from_le_bytes(low) | 0x8000_0000
+    u32::from_le_bytes(low) | OWN
 }
 
+/// A record type's current schema, and those of the same topic that it came after.
 macro_rules! embedded {
-    ($($record:ty => $file:literal),+ $(,)?) => {$(
+    ($($record:ty => $file:literal after [$($former:literal),*]),+ $(,)?) => {$(
         impl AvroRecord for $record {
             fn schema() -> &'static EmbeddedSchema {
-                static SCHEMA: LazyLock<EmbeddedSchema> =
-                    LazyLock::new(|| EmbeddedSchema::new(include_str!(concat!("../../avro/", $file))));
+                static SCHEMA: LazyLock<EmbeddedSchema> = LazyLock::new(|| {
+                    let former = [$(include_str!(concat!("../../avro/former/", $former))),*];
+                    EmbeddedSchema::new(include_str!(concat!("../../avro/", $file)), &former)
+                });
                 &SCHEMA
             }
         }
@@ -126,11 +144,11 @@ macro_rules! embedded {
 }
 
 embedded! {
-    TraceSummary<'static> => "trace_summary.v1.avsc",
-    Rollup => "rollup.v1.avsc",
-    Baseline => "baseline.v1.avsc",
-    Insight => "insight.v1.avsc",
-    RequestLink => "request_link.v1.avsc",
+    TraceSummary<'static> => "trace_summary.v1.avsc" after ["trace_summary.v1.1.avsc", "trace_summary.v1.2.avsc"],
+    Rollup => "rollup.v1.avsc" after ["rollup.v1.1.avsc", "rollup.v1.2.avsc"],
+    Baseline => "baseline.v1.avsc" after [],
+    Insight => "insight.v1.avsc" after [],
+    RequestLink => "request_link.v1.avsc" after [],
 }
 
 /// Writers' schemas by id, and the id to write one record type with. Clones learn together.
@@ -148,7 +166,7 @@ impl std::fmt::Debug for SchemaIds {
 }
 
 impl SchemaIds {
-    /// Without a registry: the embedded schema under its embedded id.
+    /// Without a registry: the embedded schema and its former versions under their embedded ids.
     #[must_use]
     pub fn embedded<R: AvroRecord>() -> Self {
         Self::of(R::schema())

@@ -7,8 +7,8 @@ use std::{
 };
 
 use super::{
-    AvroError, AvroRecord, Baseline, EmbeddedSchema, Insight, RequestLink, Rollup, SchemaIds, TraceSummary,
-    parse_schema, split,
+    AvroError, AvroRecord, Baseline, EmbeddedSchema, Insight, OWN, RequestLink, Rollup, SchemaIds,
+    TraceSummary, parse_schema, split,
 };
 use crate::topics;
 
@@ -41,9 +41,6 @@ pub fn subjects() -> [Subject; 5] {
     ]
 }
 
-/// The bit that marks ids of our own, which no registry gives.
-const OWN: u32 = 0x8000_0000;
-
 /// A schema's text, or why it is not to be had.
 pub type SchemaText<'a> = Pin<Box<dyn Future<Output = Result<String, String>> + Send + 'a>>;
 
@@ -74,7 +71,9 @@ impl SchemaIds {
     /// The embedded ids of `schema`, to which a registry's are added.
     #[must_use]
     pub fn of(schema: &EmbeddedSchema) -> Self {
-        let known = vec![(schema.id, Arc::new(schema.schema.clone()))];
+        let own = std::iter::once((schema.id, &schema.schema));
+        let former = schema.former.iter().map(|(id, schema)| (*id, schema));
+        let known = own.chain(former).map(|(id, schema)| (id, Arc::new(schema.clone()))).collect();
         Self { write: schema.id, known: Arc::new(RwLock::new(known)), source: None }
     }
 

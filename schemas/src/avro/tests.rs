@@ -344,11 +344,86 @@ fn breaking_changes_are_noticed() {
     assert!(from_avro_datum(&without_trace_id, &mut &newer[..], Some(&own.schema)).is_err());
 }
 
-/// Scenario: the schemas as released. Guarantee: the ids that consumers without a registry see do not change unnoticed.
+/// `record` as a program with `former` wrote it: without the fields that came later.
+fn written_with<R: AvroRecord>(id: u32, former: &Schema, record: &R) -> Vec<u8> {
+    let own = SchemaIds::embedded::<R>().encode(record).expect("fits");
+    let value = from_avro_datum(&R::schema().schema, &mut &own[HEADER..], Some(former)).expect("additive");
+    let mut bytes = Vec::new();
+    put_header(&mut bytes, id);
+    bytes.extend(to_avro_datum(former, value).expect("fits"));
+    bytes
+}
+
+/// Scenario: records that each former version of the schemas wrote. Guarantee: without a registry each reads with the current
+/// schema, with the defaults of what came later; the head of a summary is found in all of them.
+#[test]
+fn records_of_former_versions_are_read() {
+    let summary = TraceSummary {
+        trace_id: "ab".repeat(16).into(),
+        models: vec!["llama".into()],
+        critical_path_omitted: 3,
+        source: SourceRange { partition: 2, first_offset: 300, last_offset: 4_000 },
+        ..TraceSummary::default()
+    };
+    let priced = TraceSummary {
+        cost_nano_usd: Some(9),
+        gpu_micros: Some(8),
+        cost_kind: "measured".into(),
+        price_version: "2026-07-01/1".into(),
+        ..summary.clone()
+    };
+    let newest = TraceSummary { cost_basis: "gpu".into(), ..priced.clone() };
+    let ids = SchemaIds::embedded::<TraceSummary<'static>>();
+    let former = &TraceSummary::<'static>::schema().former;
+    assert_eq!(former.len(), 2);
+    for ((id, schema), expected) in former.iter().zip([summary, priced]) {
+        let bytes = written_with(*id, schema, &newest);
+        assert_eq!(ids.decode::<TraceSummary<'static>>(&bytes).expect("a former version"), expected);
+        let head = read_summary_head(&bytes).expect("a head");
+        assert_eq!((head.trace_id, head.source), ([0xab; 16], expected.source));
+    }
+    let newest = example_rollup();
+    let unpriced = Rollup { price_versions: Vec::new(), ..newest.clone() };
+    let bare = Rollup { exemplars: Vec::new(), ..unpriced.clone() };
+    let ids = SchemaIds::embedded::<Rollup>();
+    let former = &Rollup::schema().former;
+    assert_eq!(former.len(), 2);
+    for ((id, schema), expected) in former.iter().zip([bare, unpriced]) {
+        let bytes = written_with(*id, schema, &newest);
+        assert_eq!(ids.decode::<Rollup>(&bytes).expect("a former version"), expected);
+    }
+}
+
+/// Scenario: an id that nothing ever wrote, and one that a registry gave. Guarantee: the error says which and what to do.
+#[test]
+fn an_unknown_id_says_what_to_do() {
+    let ids = SchemaIds::embedded::<Rollup>();
+    let error = |id: u32| {
+        let mut bytes = Vec::new();
+        put_header(&mut bytes, id);
+        ids.decode::<Rollup>(&bytes).expect_err("unknown").to_string()
+    };
+    assert!(error(0x8000_0001).contains("0x80000001") && error(0x8000_0001).contains("upgrade readers"));
+    assert!(error(7).contains("0x00000007") && error(7).contains("[schema_registry]"));
+}
+
+/// Scenario: the schemas as released. Guarantee: the ids that consumers without a registry see do not change unnoticed, and
+/// what was ever written can be read: a changed schema leaves its former text in `schemas/avro/former` and its id here.
 #[test]
 fn embedded_ids_are_pinned() {
-    let ids: Vec<String> = every_schema().iter().map(|(own, _)| format!("{:08x}", own.id)).collect();
+    let ids_of = |own: &EmbeddedSchema| {
+        let former = own.former.iter().map(|(id, _)| *id);
+        former.chain([own.id]).map(|id| format!("{id:08x}")).collect::<Vec<_>>()
+    };
+    let ids: Vec<_> = every_schema().iter().map(|(own, _)| ids_of(own)).collect();
     assert_eq!(ids, PINNED);
 }
 
-const PINNED: [&str; 5] = ["d8acc3ed", "bc077e8d", "8b51b713", "d488fd4c", "f9f385fa"];
+/// Every id that was ever written, oldest first.
+const PINNED: [&[&str]; 5] = [
+    &["c611f888", "eea02a4f", "d8acc3ed"],
+    &["bdc34986", "c23574d0", "bc077e8d"],
+    &["8b51b713"],
+    &["d488fd4c"],
+    &["f9f385fa"],
+];

@@ -138,6 +138,15 @@ impl<R: TableRecord> AvroTable<R> {
         Self { ids: SchemaIds::current::<R>(), shape: R::shape(), record: PhantomData }
     }
 
+    /// Asks the registry, if one is used, for schemas whose ids came up after the start.
+    pub(super) async fn learn_of(&self, records: &[Record]) {
+        for payload in records.iter().filter_map(|record| record.payload.as_deref()) {
+            if let Err(error) = self.ids.learn_of(payload).await {
+                tracing::warn!(%error, "the schema of a record is not known");
+            }
+        }
+    }
+
     pub(super) fn encode(&self, records: Vec<Record>, partition: i32) -> Result<Encoded, ArrowError> {
         let mut encoded = Encoded::default();
         let mut values: Vec<Placed<R>> = Vec::with_capacity(records.len());

@@ -87,6 +87,15 @@ impl Source {
         Reader { role: "clickhouse-sink", codec, codec_version: "1" }
     }
 
+    async fn learn_of(&self, records: &[Record]) {
+        match self {
+            Self::Spans | Self::Samples => {}
+            Self::Traces(table) => table.learn_of(records).await,
+            Self::Rollups(table) => table.learn_of(records).await,
+            Self::Insights(table) => table.learn_of(records).await,
+        }
+    }
+
     fn encode(&self, records: Vec<Record>, seen: &mut Dedup, partition: i32) -> Result<Encoded, ArrowError> {
         match self {
             Self::Spans => spans::encode(records, seen, partition),
@@ -272,6 +281,7 @@ impl TableSink {
             token_of(&plan.record.origin, source.topic(), plan.partition, plan.record.start, plan.record.end);
         let partition = i32::try_from(plan.partition).unwrap_or(i32::MAX);
         let began = Instant::now();
+        source.learn_of(&records).await;
         let encoder = tokio::task::spawn_blocking(move || {
             let mut range = source.encode(records, &mut seen, partition)?;
             let inserts = inserts_of(&token, &std::mem::take(&mut range.rows), compression)?;

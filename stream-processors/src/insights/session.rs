@@ -100,7 +100,8 @@ impl Desk {
         let dead_letter_partitions = log.partitions(topics::DLQ).await?.max(1);
         let partials_partitions = log.partitions(topics::PARTIALS).await?.max(1);
         let state_partitions = log.partitions(topics::INSIGHT_STATE).await?.max(1);
-        let sources = (0..log.partitions(topics::SPANS).await?).collect();
+        let sources =
+            partials::all_sources(log.partitions(topics::SPANS).await?, log.partitions(topics::GPU).await?);
         let consumer = log
             .consumer(ConsumerOptions {
                 group: Some(service.config.group.clone()),

@@ -1,6 +1,6 @@
-//! Replay: a past range of the spans topic, analysed again, beside what was said live.
+//! Replay: a past range of the spans and samples topics, analysed again, beside what was said live.
 //!
-//! `stages` is both stages of the analytics as plain calls; `plan` finds the range in the log; `run` reads it in no
+//! `stages` is both stages of the analytics as plain calls, `samples` the first of samples; `plan` finds the range in the log; `run` reads it in no
 //! group, on several threads, and hands outputs to `output`, which writes topics of its own; `state` is what an
 //! interrupted replay goes on from; `diff` compares insights with the live ones, `prices` costs at two tables. Invariants: nothing live is touched:
 //! no group is joined, no position committed, no live topic written, nobody paged; the same range with the same
@@ -8,13 +8,15 @@
 //!
 //! Records are read again with their own times, so windows, baselines and identities of insights are those that a live
 //! run gives. What differs from it: no source is ever idle, and the analysis begins at the range's start without
-//! history, unless it is warmed up on what came before. GPU samples and links between traces are not replayed yet.
+//! history, unless it is warmed up on what came before. Links between traces of one request are not made again: no count
+//! and no insight comes from them.
 
 pub mod diff;
 mod output;
 mod plan;
 mod prices;
 mod run;
+mod samples;
 pub mod stages;
 mod state;
 

@@ -4,12 +4,13 @@ use std::fmt;
 
 use infertrace_analytics::rollup::Millis;
 use infertrace_runtime::log::{
-    self, Log, TopicPartition,
+    self, Log, LogError, TopicPartition,
     range::{Range, RangeReader},
 };
 use infertrace_schemas::{time, topics};
 
 use super::{ReplayError, Request};
+use crate::partials::sample_source;
 
 /// A partition whose records of the range's beginning are gone.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,10 +27,15 @@ impl fmt::Display for Gap {
     }
 }
 
+/// The source that a partition is to the second stage.
+pub(super) fn source_of(at: &TopicPartition) -> u32 {
+    if *at.topic == *topics::GPU { sample_source(at.partition) } else { at.partition }
+}
+
 /// What a replay will read.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Offsets, a range a partition, ascending.
+    /// Offsets, a range a partition of the spans topic and then of the samples topic, ascending.
     pub ranges: Vec<Range>,
     /// Partitions whose beginning is gone.
     pub gaps: Vec<Gap>,
@@ -60,8 +66,7 @@ pub async fn plan(log: &dyn Log, request: &Request) -> Result<Plan, ReplayError>
     }
     let mut plan = Plan { ranges: Vec::new(), gaps: Vec::new() };
     let start_ms = log::Millis(request.from_ms.saturating_sub(request.warm_up_ms.max(0)));
-    for partition in 0..log.partitions(topics::SPANS).await? {
-        let at = TopicPartition::new(topics::SPANS, partition);
+    for at in inputs(log).await? {
         let from = log.position_at(&at, start_ms).await?;
         let end = log.position_at(&at, log::Millis(request.to_ms)).await?.max(from);
         let range = Range { at, from, end };
@@ -80,6 +85,17 @@ pub async fn plan(log: &dyn Log, request: &Request) -> Result<Plan, ReplayError>
         return Err(ReplayError::Gone(plan.gaps));
     }
     Ok(plan)
+}
+
+/// The partitions that a replay reads: those that the first stage reads live.
+async fn inputs(log: &dyn Log) -> Result<Vec<TopicPartition>, LogError> {
+    let samples = match log.partitions(topics::GPU).await {
+        // A log that never took samples.
+        Err(LogError::UnknownTopicPartition(_)) => 0,
+        partitions => partitions?,
+    };
+    let spans = (0..log.partitions(topics::SPANS).await?).map(|at| TopicPartition::new(topics::SPANS, at));
+    Ok(spans.chain((0..samples).map(|at| TopicPartition::new(topics::GPU, at))).collect())
 }
 
 /// Time of the first record of `range`.

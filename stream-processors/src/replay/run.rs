@@ -7,7 +7,6 @@
 //! is empty: what was read is counted, analysed and written.
 
 use std::{
-    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -29,11 +28,13 @@ use super::{
     Progress, ReplayError, Request, Summary,
     diff::Diff,
     output::{Teller, live},
-    plan::Plan,
+    plan::{Plan, source_of},
     prices::{Comparison, Tables},
+    samples::SampleStage,
     stages::{Counted, Outcome, Read, Resumed, Stage1, Stage2},
-    state::State,
+    state::{Stand, State},
 };
+use crate::{partials::SAMPLE_SOURCES, samples::SeriesGroup};
 
 const POLL_BYTES: usize = 4 << 20;
 /// Chunks that wait between two steps.
@@ -42,9 +43,21 @@ const REPORT: Duration = Duration::from_millis(250);
 
 /// Work of a thread of the first stage.
 enum Job {
-    Assign { source: u32, read_from: u64, resumed: Resumed },
-    Records(Vec<Record>),
-    Finish { source: u32, to_ms: Millis },
+    Assign {
+        source: u32,
+        read_from: u64,
+        resumed: Resumed,
+        series: Vec<SeriesGroup>,
+    },
+    /// Of one source.
+    Records {
+        source: u32,
+        records: Vec<Record>,
+    },
+    Finish {
+        source: u32,
+        to_ms: Millis,
+    },
     Checkpoint,
 }
 
@@ -56,17 +69,14 @@ enum Merge {
         to_ms: Millis,
     },
     /// One from each thread of the first stage.
-    Checkpoint {
-        sources: BTreeMap<u32, Resumed>,
-        read: Read,
-    },
+    Checkpoint(Stand),
     Failed(ReplayError),
 }
 
 /// What the writer gets.
 enum Written {
     Outputs(Vec<Outcome>),
-    Checkpoint { sources: BTreeMap<u32, Resumed>, snapshots: Vec<Vec<u8>>, read: Read },
+    Checkpoint { stand: Stand, snapshots: Vec<Vec<u8>> },
     Failed(ReplayError),
 }
 
@@ -108,7 +118,7 @@ pub async fn run(
     let range = (request.from_ms, request.to_ms);
     let writing = (!request.dry_run).then(|| log.clone());
     let mut teller = Teller::new(writing, &request.id, partitions, request.replication, range).await?;
-    let sources: Vec<u32> = plan.ranges.iter().map(|range| range.at.partition).collect();
+    let sources: Vec<u32> = plan.ranges.iter().map(|range| source_of(&range.at)).collect();
     let stage2 = match (&state, &request.state) {
         (Some(state), Some(path)) => {
             teller.resume(state).await?;
@@ -181,8 +191,9 @@ impl<'r> Engine<'r> {
             let (worker, jobs) = mpsc::channel(QUEUE);
             let comparison = tables.before.clone().map(|before| Comparison::new(before, request));
             let stage1 = Stage1::new(&request.processor, tables.told.clone()).comparing(comparison);
+            let samples = SampleStage::new(&request.processor, tables.told.clone());
             let (merge, shared) = (merge.clone(), shared.clone());
-            handles.push(std::thread::spawn(move || work(stage1, jobs, &merge, &shared)));
+            handles.push(std::thread::spawn(move || work(stage1, samples, jobs, &merge, &shared)));
             workers.push(worker);
         }
         drop(merge);
@@ -233,7 +244,7 @@ impl<'r> Engine<'r> {
                         feed.next = last.offset.next().0;
                     }
                     let source = feed.source;
-                    self.send(source, Job::Records(records)).await?;
+                    self.send(source, Job::Records { source, records }).await?;
                 }
                 None => {
                     let source = feeds.swap_remove(index).source;
@@ -282,7 +293,7 @@ impl<'r> Engine<'r> {
         let of_traces = &self.request.processor;
         let overlap = of_traces.trace_max_age_ms + of_traces.trace_late_ms + of_traces.trace_idle_ms;
         for range in &plan.ranges {
-            let source = range.at.partition;
+            let source = source_of(&range.at);
             if let Some(state) = state
                 && state.done.contains(&source)
             {
@@ -292,14 +303,20 @@ impl<'r> Engine<'r> {
             let fresh = Resumed { rolled_to: range.from.0, watermark_ms: None };
             let resumed = state.and_then(|state| state.sources.get(&source)).copied().unwrap_or(fresh);
             let mut from = range.from;
-            if let Some(watermark_ms) = resumed.watermark_ms {
+            let mut series = Vec::new();
+            if is_samples(source) {
+                from = from.max(NextOffset(resumed.rolled_to));
+                if let (Some(state), Some(path)) = (state, &self.request.state) {
+                    series = state.series_of(source, path)?;
+                }
+            } else if let Some(watermark_ms) = resumed.watermark_ms {
                 let again =
                     log.position_at(&range.at, log::Millis(watermark_ms.saturating_sub(overlap))).await?;
                 from = again.max(range.from).min(NextOffset(resumed.rolled_to).max(range.from));
             }
             let left = Range { from, ..range.clone() };
             let reader = RangeReader::open(log.as_ref(), &[left], 2 * POLL_BYTES).await?;
-            self.send(source, Job::Assign { source, read_from: from.0, resumed }).await?;
+            self.send(source, Job::Assign { source, read_from: from.0, resumed, series }).await?;
             feeds.push(Feed { source, reader, at_ms: Millis::MIN, next: from.0 });
         }
         Ok(feeds)
@@ -336,12 +353,17 @@ impl<'r> Engine<'r> {
 }
 
 fn end_of(plan: &Plan, source: u32) -> u64 {
-    plan.ranges.iter().find(|range| range.at.partition == source).map_or(0, |range| range.end.0)
+    plan.ranges.iter().find(|range| source_of(&range.at) == source).map_or(0, |range| range.end.0)
+}
+
+const fn is_samples(source: u32) -> bool {
+    source >= SAMPLE_SOURCES
 }
 
 /// A thread of the first stage.
 fn work(
     mut stage1: Stage1,
+    mut samples: SampleStage,
     mut jobs: mpsc::Receiver<Job>,
     merge: &mpsc::Sender<Merge>,
     shared: &Shared,
@@ -350,20 +372,34 @@ fn work(
     let mut spans = 0;
     while let Some(job) = jobs.blocking_recv() {
         let then = match job {
-            Job::Assign { source, read_from, resumed } => {
+            Job::Assign { source, resumed, series, .. } if is_samples(source) => {
+                samples.assign(source, resumed, series);
+                None
+            }
+            Job::Assign { source, read_from, resumed, .. } => {
                 stage1.assign(source, read_from, resumed);
                 None
             }
-            Job::Records(records) => {
+            Job::Records { source, records } if is_samples(source) => {
+                samples.records(&records, &mut counted);
+                None
+            }
+            Job::Records { records, .. } => {
                 stage1.records(&records, &mut counted).err().map(|error| Merge::Failed(error.into()))
             }
             Job::Finish { source, to_ms } => {
-                stage1.finish(source, to_ms, &mut counted);
+                if is_samples(source) {
+                    samples.finish(source, to_ms, &mut counted);
+                } else {
+                    stage1.finish(source, to_ms, &mut counted);
+                }
                 Some(Merge::Finish { source, to_ms })
             }
             Job::Checkpoint => {
-                let sources = stage1.checkpoint(&mut counted);
-                Some(Merge::Checkpoint { sources, read: stage1.read() })
+                let mut sources = stage1.checkpoint(&mut counted);
+                let (of_samples, series) = samples.checkpoint(&mut counted);
+                sources.extend(of_samples);
+                Some(Merge::Checkpoint(Stand { sources, series, read: read(&stage1, &samples) }))
             }
         };
         let now = stage1.counts().spans;
@@ -372,11 +408,18 @@ fn work(
         let first = (!counted.is_empty()).then(|| Merge::Counted(std::mem::take(&mut counted)));
         for message in first.into_iter().chain(then) {
             if merge.blocking_send(message).is_err() {
-                return stage1.read();
+                return read(&stage1, &samples);
             }
         }
     }
-    stage1.read()
+    read(&stage1, &samples)
+}
+
+/// What a thread read so far.
+fn read(stage1: &Stage1, samples: &SampleStage) -> Read {
+    let mut read = stage1.read();
+    read.counts.add(&samples.counts());
+    read
 }
 
 /// The thread of the second stage.
@@ -387,21 +430,19 @@ fn merge_all(
     threads: usize,
 ) {
     let mut told: Vec<Outcome> = Vec::new();
-    let (mut sources, mut sum, mut heard) = (BTreeMap::new(), Read::default(), 0);
+    let (mut sum, mut heard) = (Stand::default(), 0);
     while let Some(message) = messages.blocking_recv() {
         let mut then = None;
         match message {
             Merge::Counted(all) => all.into_iter().for_each(|counted| stage2.take(counted, &mut told)),
             Merge::Finish { source, to_ms } => stage2.finish(source, to_ms, &mut told),
-            Merge::Checkpoint { sources: of_one, read } => {
-                sources.extend(of_one);
-                sum.add(&read);
+            Merge::Checkpoint(of_one) => {
+                sum.add(of_one);
                 heard += 1;
                 if heard == threads {
                     heard = 0;
-                    let (sources, snapshots) = (std::mem::take(&mut sources), stage2.snapshot());
-                    let read = std::mem::take(&mut sum);
-                    then = Some(Written::Checkpoint { sources, snapshots, read });
+                    let stand = std::mem::take(&mut sum);
+                    then = Some(Written::Checkpoint { stand, snapshots: stage2.snapshot() });
                 }
             }
             Merge::Failed(error) => then = Some(Written::Failed(error)),
@@ -434,15 +475,13 @@ async fn write(
         match message {
             Written::Outputs(outputs) => teller.tell(outputs).await?,
             Written::Failed(error) => return Err(error),
-            Written::Checkpoint { mut sources, snapshots, read } => {
+            Written::Checkpoint { mut stand, snapshots } => {
                 teller.settle().await?;
                 if let Some(path) = &context.request.state {
                     let done = context.done.lock().clone();
-                    sources.retain(|source, _| !done.contains(source));
-                    let mut state = State::new(&context.request, &context.tables, sources, done);
+                    stand.read.add(&context.before);
+                    let mut state = State::new(&context.request, &context.tables, stand, done);
                     state.set_analysts(&snapshots);
-                    state.read = context.before.clone();
-                    state.read.add(&read);
                     state.told = teller.tally;
                     state.ends = teller.ends().await?;
                     state.write(path)?;

@@ -25,7 +25,7 @@ use crate::{
     assembly::{Assembly, Closed, Resume},
     config::Config,
     partials::{Route, route},
-    rollup::{Columns, Roller},
+    rollup::{Columns, Mark, Roller},
     rows::{BadColumn, Rows},
 };
 
@@ -35,7 +35,7 @@ const BATCH_SPANS: usize = 8_192;
 /// What was read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
-    /// Records.
+    /// Records, of spans and of samples.
     pub records: u64,
     /// Spans in them, retries left out.
     pub spans: u64,
@@ -47,6 +47,8 @@ pub struct Counts {
     pub poison: u64,
     /// Spans that cannot be read in good records.
     pub rejected: u64,
+    /// Readings of GPUs and engines.
+    pub readings: u64,
 }
 
 impl Counts {
@@ -58,6 +60,7 @@ impl Counts {
         self.retries += other.retries;
         self.poison += other.poison;
         self.rejected += other.rejected;
+        self.readings += other.readings;
     }
 }
 
@@ -78,8 +81,8 @@ impl Read {
     }
 }
 
-/// Where one partition of the spans topic goes on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Where one partition goes on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resumed {
     /// First record that is not counted.
     pub rolled_to: u64,
@@ -90,12 +93,20 @@ pub struct Resumed {
 /// What a source counted, and its watermark if that closed a window.
 #[derive(Debug)]
 pub struct Counted {
-    /// Partition of the spans topic.
+    /// Partition of the spans topic, or of the samples topic ([`sample_source`](crate::partials::sample_source)).
     pub source: u32,
     /// Cells.
     pub partials: Vec<Partial>,
     /// Watermark.
     pub watermark_ms: Option<Millis>,
+}
+
+impl Counted {
+    /// What came out of a flush of `source`; `None` where that is nothing.
+    pub(super) fn of(source: u32, mark: Mark, partials: Vec<Partial>) -> Option<Self> {
+        let watermark_ms = mark.watermark_ms.filter(|_| mark.is_new_window);
+        (watermark_ms.is_some() || !partials.is_empty()).then_some(Self { source, partials, watermark_ms })
+    }
 }
 
 struct Source {
@@ -248,10 +259,7 @@ impl Stage1 {
     fn flush(&mut self, source: u32, out: &mut Vec<Counted>) {
         let mut partials = Vec::new();
         let Some(mark) = self.roller.flush(source, &mut partials) else { return };
-        let watermark_ms = mark.watermark_ms.filter(|_| mark.is_new_window);
-        if watermark_ms.is_some() || !partials.is_empty() {
-            out.push(Counted { source, partials, watermark_ms });
-        }
+        out.extend(Counted::of(source, mark, partials));
     }
 
     /// Ends a partition: its traces that are idle by `to_ms` close, and everything counted comes out.

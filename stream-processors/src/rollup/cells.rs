@@ -228,6 +228,12 @@ impl Cells {
         state.watermark_ms.map(|at| self.open_at(at)) != state.told_ms
     }
 
+    /// Whether a watermark of `to_ms` would close a window that is open since the last flush.
+    pub(crate) fn would_close(&self, source: u32, to_ms: Millis) -> bool {
+        let told_ms = self.sources.get(&source).and_then(|state| state.told_ms);
+        told_ms.is_some_and(|told_ms| told_ms < self.open_at(to_ms))
+    }
+
     /// The next record to count.
     pub(crate) fn next_offset(&self, source: u32) -> Option<u64> {
         Some(self.sources.get(&source)?.next_offset)

@@ -298,6 +298,12 @@ impl SampleRoller {
         self.cells.wants_flush(source)
     }
 
+    /// Whether a watermark of `to_ms` would close a window of the source that is open since the last flush.
+    #[must_use]
+    pub fn would_close(&self, source: u32, to_ms: Millis) -> bool {
+        self.cells.would_close(source, to_ms)
+    }
+
     /// Appends what was counted since the last flush; `None` for a source not assigned.
     pub fn flush(&mut self, source: u32, out: &mut Vec<Partial>) -> Option<Mark> {
         self.cells.flush(source, out)
@@ -344,6 +350,13 @@ impl SampleRoller {
     pub fn take_series(&mut self, source: u32) -> Vec<SeriesGroup> {
         let changed = self.series.get_mut(&source).map(Series::take_changed).unwrap_or_default();
         changed.into_iter().map(|(group, series)| SeriesGroup { group, series }).collect()
+    }
+
+    /// All groups of series, as of the records taken.
+    #[must_use]
+    pub fn all_series(&self, source: u32) -> Vec<SeriesGroup> {
+        let all = self.series.get(&source).map(Series::all).unwrap_or_default();
+        all.into_iter().map(|(group, series)| SeriesGroup { group, series }).collect()
     }
 
     /// Series followed, and how often one was not because there were too many.

@@ -98,11 +98,21 @@ impl Series {
     /// Groups that changed since the last call, each whole and in the order of ids.
     pub(super) fn take_changed(&mut self) -> Vec<(u8, Vec<Last>)> {
         let changed = std::mem::take(&mut self.changed);
-        if changed == 0 {
+        self.groups(changed)
+    }
+
+    /// Every group that has a series, each whole and in the order of ids.
+    pub(super) fn all(&self) -> Vec<(u8, Vec<Last>)> {
+        self.groups(self.last.values().fold(0, |groups, last| groups | 1 << last.group()))
+    }
+
+    /// The groups that have a bit in `wanted`.
+    fn groups(&self, wanted: u64) -> Vec<(u8, Vec<Last>)> {
+        if wanted == 0 {
             return Vec::new();
         }
         let mut groups: Vec<(u8, Vec<Last>)> =
-            (0..64).filter(|group| changed >> group & 1 == 1).map(|group| (group, Vec::new())).collect();
+            (0..64).filter(|group| wanted >> group & 1 == 1).map(|group| (group, Vec::new())).collect();
         for last in self.last.values() {
             if let Ok(at) = groups.binary_search_by_key(&last.group(), |(group, _)| *group) {
                 groups[at].1.push(*last);

@@ -2,6 +2,10 @@
 //!
 //! A position is committed with the partials of everything below it, and, in the rollups' state topic, the watermark and
 //! the last readings of series: a restart reads what was not flushed again and goes on as if it had not been.
+//!
+//! The second stage waits for samples as it does for spans, so that what detectors see of a window follows from the
+//! log: a partition that is silent passes a window's end at once by wall time, and one that never held a record
+//! says so.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -22,7 +26,7 @@ use super::{
 use crate::{
     dead_letter,
     metrics::Metrics,
-    partials::{RollupState, SAMPLE_SOURCES},
+    partials::{RollupState, sample_source as source_of},
     restore::{SourceState, source_state},
     rollup::Mark,
     samples::SampleRoller,
@@ -36,6 +40,8 @@ const BUFFERED_BYTES: usize = 8 << 20;
 const WINDOW_PAUSE: Duration = Duration::from_millis(50);
 /// Tries of the last commit when shutting down.
 const LAST_TRIES: u32 = 3;
+/// Offsets at the end of a topic that may be transaction markers.
+const MARKERS: u64 = 8;
 
 struct Input {
     at: TopicPartition,
@@ -46,6 +52,8 @@ struct Input {
     last_watermark_ms: Option<i64>,
     last_arrival_ms: i64,
     last_flush: Instant,
+    /// Whether the second stage was told that there is nothing here.
+    told_idle: bool,
 }
 
 pub(super) struct Samples<'s> {
@@ -60,12 +68,15 @@ pub(super) struct Samples<'s> {
     /// State that is not committed yet, by partition and key.
     states: BTreeMap<(u32, Bytes), NewRecord>,
     pending: Pending,
-    next_look_up: Instant,
+    last_look_up: Option<Instant>,
     refused_series: u64,
 }
 
-const fn source_of(partition: u32) -> u32 {
-    SAMPLE_SOURCES.saturating_add(partition)
+impl Input {
+    /// Wall time since a record came.
+    fn waited_ms(&self, now_ms: i64) -> i64 {
+        now_ms.saturating_sub(self.last_arrival_ms).max(0)
+    }
 }
 
 /// A session that lost its membership leaves no lag behind that another member works off.
@@ -107,7 +118,7 @@ impl<'s> Samples<'s> {
             inputs: BTreeMap::new(),
             states: BTreeMap::new(),
             pending: Pending::new(transactions, config.retry()),
-            next_look_up: Instant::now(),
+            last_look_up: None,
             refused_series: 0,
         })
     }
@@ -134,8 +145,8 @@ impl<'s> Samples<'s> {
             }
             Err(error) => return Err(error),
         }
-        if Instant::now() >= self.next_look_up {
-            self.next_look_up = Instant::now() + Duration::from_millis(self.service.config.end_check_ms);
+        if self.is_look_up_due() {
+            self.last_look_up = Some(Instant::now());
             self.look_at_ends().await?;
         }
         if self.is_commit_due() {
@@ -229,6 +240,7 @@ impl<'s> Samples<'s> {
                 last_watermark_ms: watermark_ms,
                 last_arrival_ms: self.service.clock.now_unix_millis(),
                 last_flush: Instant::now(),
+                told_idle: false,
                 at: at.clone(),
             };
             self.inputs.insert(at.partition, input);
@@ -265,10 +277,26 @@ impl<'s> Samples<'s> {
         Ok(())
     }
 
+    /// At times, and as soon as wall time passes a window's end for a silent partition: all others wait for it.
+    fn is_look_up_due(&self) -> bool {
+        let Some(since) = self.last_look_up.map(|at| at.elapsed()) else { return true };
+        let config = &self.service.config;
+        if since >= Duration::from_millis(config.end_check_ms) {
+            return true;
+        }
+        let now_ms = self.service.clock.now_unix_millis();
+        since >= WINDOW_PAUSE
+            && config.close_by_wall_clock
+            && self.inputs.iter().any(|(&partition, input)| {
+                let passed_ms = input.last_watermark_ms.map(|at| at.saturating_add(input.waited_ms(now_ms)));
+                passed_ms.is_some_and(|passed_ms| self.roller.would_close(source_of(partition), passed_ms))
+            })
+    }
+
     /// Looks up where partitions end: for lag, and so that a silent one does not hold windows open.
     async fn look_at_ends(&mut self) -> Result<(), LogError> {
         let now_ms = self.service.clock.now_unix_millis();
-        for (&partition, input) in &self.inputs {
+        for (&partition, input) in &mut self.inputs {
             let high = match self.service.log.watermarks(&input.at).await {
                 Ok(marks) => marks.high.0,
                 Err(error) if error.is_retriable() => continue,
@@ -276,14 +304,23 @@ impl<'s> Samples<'s> {
             };
             let source = source_of(partition);
             let lag = high.saturating_sub(self.roller.next_offset(source).unwrap_or(0));
-            let waited_ms = now_ms.saturating_sub(input.last_arrival_ms).max(0);
+            let waited_ms = input.waited_ms(now_ms);
+            // Markers of transactions count as offsets but are never delivered.
+            let is_caught_up =
+                lag == 0 || (lag <= MARKERS && waited_ms >= 2 * self.service.config.trace_idle_ms);
             let behind_ms = input.last_watermark_ms.map_or(0, |last| now_ms.saturating_sub(last).max(0));
-            let lag_seconds = if lag == 0 { 0.0 } else { behind_ms as f64 / 1e3 };
-            self.metrics().samples.lag.set(partition, lag, lag_seconds);
-            if let (0, true, Some(watermark)) =
-                (lag, self.service.config.close_by_wall_clock, input.last_watermark_ms)
-            {
+            let lag_seconds = if is_caught_up { 0.0 } else { behind_ms as f64 / 1e3 };
+            let lag = if is_caught_up { 0 } else { lag };
+            self.service.metrics.samples.lag.set(partition, lag, lag_seconds);
+            if !is_caught_up || !self.service.config.close_by_wall_clock {
+                continue;
+            }
+            // Wall time only counts how long nothing came, so clocks that differ between hosts do no harm.
+            if let Some(watermark) = input.last_watermark_ms {
                 self.roller.advance(source, watermark.saturating_add(waited_ms));
+            } else if !std::mem::replace(&mut input.told_idle, true) {
+                let pending = &mut self.pending;
+                self.rollups.idle(source, Millis(now_ms), |record| pending.push(partition, record));
             }
         }
         Ok(())
