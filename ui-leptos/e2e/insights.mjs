@@ -13,7 +13,7 @@ function insight(now, openedAgoS, more) {
     model_version: "", service: "", stage: "", device: "",
     first_window_unix_nano: (opened - 20n * SECOND).toString(), window_start_unix_nano: (opened - 10n * SECOND).toString(), window_end_unix_nano: opened.toString(),
     opened_unix_nano: opened.toString(), resolved_unix_nano: resolved, detector: "drift", detector_version: "1",
-    evidence: [], causes: [], recommendation: null, example_traces: [], normal_traces: [], revisions: [],
+    evidence: [], causes: [], recommendation: null, example_traces: [], normal_traces: [], revisions: [], triage: null,
     ...members,
   };
 }

@@ -16,6 +16,7 @@ mod links;
 mod records;
 mod registered;
 mod summary;
+mod triage;
 
 #[cfg(test)]
 mod tests;
@@ -34,6 +35,7 @@ pub use summary::{
     ClockShift, Importance, PathSegment, ServiceEdge, ServiceUse, SourceRange, SpanStatus, StageTime,
     SummaryHead, TraceSummary, read_summary_head, write_trace_summary,
 };
+pub use triage::{Standing, Triage, TriageStatus};
 
 const MAGIC: u8 = 0;
 const HEADER: usize = 5;
@@ -131,6 +133,7 @@ embedded! {
     Baseline => "baseline.v1.avsc",
     Insight => "insight.v1.avsc",
     RequestLink => "request_link.v1.avsc",
+    Triage => "triage.v1.avsc",
 }
 
 /// Writers' schemas by id, and the id to write one record type with. Clones learn together.

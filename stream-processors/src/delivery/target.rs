@@ -1,5 +1,7 @@
 //! One target: what it wants, what waits for it, and the task that sends.
 //!
+//! What is muted is held back, the latest revision of each insight, and told when the mute ends and the insight goes on.
+//!
 //! Invariant: nothing a target does or fails to do is waited for by the reader or by another target. They share only
 //! the tickets, which note when every target is done with a record.
 
@@ -35,6 +37,7 @@ use super::{
     open::OpenSet,
     outbox::{Limits, Number, Outbox, Step},
     payload::{self, alertmanager, slack, webhook},
+    triage::Decisions,
 };
 
 /// Alerts in one request when open ones are repeated.
@@ -78,9 +81,47 @@ impl Ticket {
 pub(super) struct Job {
     pub(super) insight: Arc<Insight>,
     pub(super) record: Arc<Record>,
-    pub(super) ticket: Arc<Ticket>,
+    /// None of what was held back: its position was committed then, and a restart finds it by looking back.
+    pub(super) ticket: Option<Arc<Ticket>>,
     /// Sent back from the dead-letter topic for this target.
     pub(super) redriven: bool,
+}
+
+impl Job {
+    /// The target is done with it.
+    fn done(&self) {
+        if let Some(ticket) = &self.ticket {
+            ticket.done();
+        }
+    }
+}
+
+/// What targets have in common.
+pub(super) struct Shared {
+    pub(super) open_ms: i64,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) metrics: Metrics,
+    pub(super) decisions: Arc<Decisions>,
+}
+
+/// Insights that go on, as a target knows them.
+#[derive(Default)]
+struct Followed {
+    /// Whether the target was told of it.
+    was_told: OpenSet<bool>,
+    /// The latest revision of what is held back.
+    withheld: OpenSet<(Arc<Insight>, Arc<Record>)>,
+}
+
+/// What to do with a revision.
+#[derive(Debug, PartialEq, Eq)]
+enum Telling {
+    /// The target does not follow the insight, or was never told of it and it is over.
+    Unwanted,
+    /// Not now.
+    Withheld,
+    /// To be told. `is_first`: the target does not know yet that it began.
+    Due { is_first: bool },
 }
 
 /// What became of an offer.
@@ -88,7 +129,7 @@ pub(super) struct Job {
 pub(super) enum Offer {
     /// It waits for its turn.
     Queued,
-    /// The target does not want it.
+    /// The target does not want it, or not now.
     Filtered,
     /// The queue is full.
     Full,
@@ -107,8 +148,10 @@ pub(super) struct Target {
     started: Instant,
     open_ms: i64,
     outbox: Mutex<Outbox<Job>>,
-    /// What the target was told of and is not over: its end is told too, whatever the filter says by then.
-    followed: Mutex<OpenSet<()>>,
+    /// What is not over: its end is told too, whatever the filter says by then.
+    followed: Mutex<Followed>,
+    /// What people decided.
+    decisions: Arc<Decisions>,
     /// What Alertmanager holds for open.
     alerts: Mutex<OpenSet<Arc<Insight>>>,
     wake: Notify,
@@ -125,13 +168,8 @@ impl Target {
     ///
     /// # Errors
     /// A sentence that names no secret.
-    pub(super) fn new(
-        config: TargetConfig,
-        open_ms: i64,
-        seed: u64,
-        clock: Arc<dyn Clock>,
-        metrics: Metrics,
-    ) -> Result<Self, String> {
+    pub(super) fn new(config: TargetConfig, seed: u64, shared: Shared) -> Result<Self, String> {
+        let Shared { open_ms, clock, metrics, decisions } = shared;
         let path = if config.kind == Kind::Alertmanager { "/api/v2/alerts" } else { "" };
         let poster = Poster::new(&config.load_url()?, path, config.timeout())?;
         let (mut signer, mut bearer) = (None, None);
@@ -167,6 +205,7 @@ impl Target {
             open_ms,
             outbox: Mutex::new(Outbox::new(limits, backoff)),
             followed: Mutex::default(),
+            decisions,
             alerts: Mutex::default(),
             wake: Notify::new(),
             config,
@@ -180,9 +219,20 @@ impl Target {
     /// Takes an insight in, if the target wants it and has room. Never waits.
     pub(super) fn offer(&self, job: Job) -> Offer {
         let insight = &job.insight;
-        if !job.redriven && !(self.follow(insight, &job.record) && self.filter.tells(insight.state)) {
-            self.metrics.insight(&self.name, "filtered");
-            return Offer::Filtered;
+        if !job.redriven {
+            let is_silent = self.is_silent(insight);
+            let refused = match self.follow(insight, &job.record, is_silent) {
+                Telling::Unwanted => Some("filtered"),
+                Telling::Withheld => Some("muted"),
+                Telling::Due { is_first } => {
+                    (!is_first && !self.filter.tells(insight.state)).then_some("filtered")
+                }
+            };
+            if let Some(outcome) = refused {
+                self.metrics.insight(&self.name, outcome);
+                self.wake.notify_one();
+                return Offer::Filtered;
+            }
         }
         let (partition, id) = (job.record.from.partition, insight.id.as_str().into());
         let offered = self.outbox.lock().offer(self.elapsed(), partition, id, job);
@@ -191,30 +241,112 @@ impl Target {
         if offered.is_ok() { Offer::Queued } else { Offer::Full }
     }
 
-    /// Whether the target follows this insight; notes it when it is open.
-    fn follow(&self, insight: &Insight, record: &Record) -> bool {
-        let mut followed = self.followed.lock();
-        let wanted = followed.get(&insight.id).is_some() || self.filter.follows(insight);
-        if insight.state == InsightState::Resolved {
-            followed.remove(&insight.id);
-        } else if wanted {
-            followed.insert(insight.id.as_str().into(), record.from.partition, record.timestamp.0, ());
-        }
-        wanted
+    fn is_silent(&self, insight: &Insight) -> bool {
+        self.decisions.standing(insight, self.clock.now_unix_millis()).is_silent()
     }
 
-    /// Notes an insight that an earlier run delivered.
-    pub(super) fn recall(&self, insight: &Arc<Insight>, record: &Record) {
-        if self.follow(insight, record) {
-            self.note_alert(insight, record);
-            self.wake.notify_one();
+    /// What to do with a revision; notes the insight while it goes on. What is over is told to those who were told that it
+    /// began, also while it is silent.
+    fn follow(&self, insight: &Arc<Insight>, record: &Arc<Record>, is_silent: bool) -> Telling {
+        let Followed { was_told, withheld } = &mut *self.followed.lock();
+        let before = was_told.get(&insight.id).copied();
+        if before.is_none() && !self.filter.follows(insight) {
+            return Telling::Unwanted;
         }
+        withheld.remove(&insight.id);
+        if insight.state == InsightState::Resolved {
+            was_told.remove(&insight.id);
+            let is_due = before.unwrap_or(!is_silent);
+            return if is_due { Telling::Due { is_first: false } } else { Telling::Unwanted };
+        }
+        let (id, partition, told_ms): (Arc<str>, _, _) =
+            (insight.id.as_str().into(), record.from.partition, record.timestamp.0);
+        was_told.insert(Arc::clone(&id), partition, told_ms, before.unwrap_or_default() || !is_silent);
+        if is_silent {
+            withheld.insert(id, partition, told_ms, (Arc::clone(insight), Arc::clone(record)));
+            return Telling::Withheld;
+        }
+        Telling::Due { is_first: before == Some(false) }
+    }
+
+    /// Notes an insight of which an earlier run told, or held it back.
+    pub(super) fn recall(&self, insight: &Arc<Insight>, record: &Arc<Record>) {
+        let is_silent = self.decisions.was_silent(insight, record.timestamp.0);
+        if matches!(self.follow(insight, record, is_silent), Telling::Due { .. }) {
+            self.note_alert(insight, record);
+        }
+        self.wake.notify_one();
+    }
+
+    /// Something may be due: a decision came.
+    pub(super) fn look_again(&self) {
+        self.wake.notify_one();
+    }
+
+    /// Queues what was held back and is not silent any more; says when more will be.
+    fn release(&self) -> Option<Duration> {
+        let now_ms = self.clock.now_unix_millis();
+        let mut next = None;
+        let Followed { was_told, withheld } = &mut *self.followed.lock();
+        withheld.retain(|id, partition, (insight, record)| {
+            if self.decisions.standing(insight, now_ms).is_silent() {
+                let until_ms = self.decisions.muted_until_ms(id).filter(|until_ms| *until_ms > now_ms);
+                next = next.into_iter().chain(until_ms).min();
+                return true;
+            }
+            let knows = was_told.get(id) == Some(&true);
+            if knows && !self.filter.tells(insight.state) {
+                return false;
+            }
+            let (insight, record) = (Arc::clone(insight), Arc::clone(record));
+            let told_ms = record.timestamp.0;
+            let job = Job { insight, record, ticket: None, redriven: false };
+            // Where the queue is full it stays held back until there is room.
+            let is_full = self.outbox.lock().offer(self.elapsed(), partition, Arc::clone(id), job).is_err();
+            if !is_full {
+                was_told.insert(Arc::clone(id), partition, told_ms, true);
+            }
+            is_full
+        });
+        let wait_ms = u64::try_from(next? - now_ms).unwrap_or_default();
+        Some(self.elapsed() + Duration::from_millis(wait_ms))
+    }
+
+    /// Takes an insight out of the queue that was muted since it came in; `false` when it is to be sent.
+    fn withhold(&self, number: Number, job: &Job) -> bool {
+        let insight = &job.insight;
+        if job.redriven || insight.state == InsightState::Resolved || !self.is_silent(insight) {
+            return false;
+        }
+        self.outbox.lock().remove(number);
+        let Followed { was_told, withheld } = &mut *self.followed.lock();
+        let (partition, told_ms) = (job.record.from.partition, job.record.timestamp.0);
+        // Unless it is over by now, or a later revision is held back already.
+        if let Some(&knows) = was_told.get(&insight.id)
+            && withheld.get(&insight.id).is_none()
+        {
+            let id: Arc<str> = insight.id.as_str().into();
+            was_told.insert(
+                Arc::clone(&id),
+                partition,
+                told_ms,
+                knows && insight.state != InsightState::Open,
+            );
+            withheld.insert(id, partition, told_ms, (Arc::clone(insight), Arc::clone(&job.record)));
+        }
+        self.metrics.insight(&self.name, "muted");
+        job.done();
+        true
     }
 
     /// Forgets a partition that another member has now.
     pub(super) fn purge(&self, partition: u32) {
         self.outbox.lock().purge(partition);
-        self.followed.lock().purge(partition);
+        {
+            let mut followed = self.followed.lock();
+            followed.was_told.purge(partition);
+            followed.withheld.purge(partition);
+        }
         self.alerts.lock().purge(partition);
         self.gauge();
     }
@@ -259,10 +391,14 @@ impl Target {
             if !stop.is_cancelled() {
                 self.resend(&mut worker).await;
             }
+            let release = self.release();
             let step = self.outbox.lock().step(self.elapsed());
             self.gauge();
             match step {
                 Step::Send(number, job) => {
+                    if self.withhold(number, &job) {
+                        continue;
+                    }
                     if let Some(error) = self.deliver(&mut worker, number, &job).await
                         && !self.bury(&log, &job, &error, &stop).await?
                     {
@@ -281,7 +417,7 @@ impl Target {
                         return Ok(());
                     }
                     let resend = self.resends().then_some(worker.resend_at);
-                    let until = until.into_iter().chain(resend).min();
+                    let until = until.into_iter().chain(resend).chain(release).min();
                     let pause = until
                         .map_or(Duration::from_secs(3_600), |until| until.saturating_sub(self.elapsed()));
                     tokio::select! {
@@ -309,7 +445,7 @@ impl Target {
                         self.note_alert(&job.insight, &job.record);
                     }
                     self.metrics.insight(&self.name, "delivered");
-                    job.ticket.done();
+                    job.done();
                 }
                 None
             }
@@ -359,7 +495,7 @@ impl Target {
         let written = letters::put(log, vec![letter], stop).await?;
         if written {
             self.metrics.insight(&self.name, "dead_letter");
-            job.ticket.done();
+            job.done();
         }
         Ok(written)
     }
@@ -441,7 +577,9 @@ impl Target {
         let alerts: Vec<_> = {
             let mut alerts = self.alerts.lock();
             alerts.expire((now / 1_000_000).saturating_sub(self.open_ms));
-            alerts.values().map(|insight| alertmanager::alert(insight, now)).collect()
+            // What is silent is not repeated: Alertmanager ends it after its `resolve_timeout`, and has it again afterwards.
+            let told = alerts.values().filter(|insight| !self.is_silent(insight));
+            told.map(|insight| alertmanager::alert(insight, now)).collect()
         };
         worker.resend_at = self.elapsed() + self.config.resend();
         for alerts in alerts.chunks(ALERTS_A_REQUEST) {
