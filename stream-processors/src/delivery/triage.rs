@@ -133,13 +133,14 @@ impl Decisions {
         let at = TopicPartition::new(topics::TRIAGE, PARTITION);
         let marks = log.watermarks(&at).await?;
         let from = position.unwrap_or(marks.low);
-        let range = Range { at: at.clone(), from, end: marks.high };
-        let mut reader = RangeReader::open(log, &[range], POLL_BYTES).await?;
-        while let Some(records) = reader.next(POLL_BYTES).await? {
-            self.take(&records, position).await;
-            changed();
+        if from < marks.high {
+            let range = Range { at: at.clone(), from, end: marks.high };
+            let mut reader = RangeReader::open(log, &[range], POLL_BYTES).await?;
+            while let Some(records) = reader.next(POLL_BYTES).await? {
+                self.take(&records, position).await;
+                changed();
+            }
         }
-        drop(reader);
         *position = Some(position.unwrap_or(from).max(marks.high));
         self.is_complete.send_replace(true);
         let options = ConsumerOptions {

@@ -55,11 +55,7 @@ pub(crate) fn InsightPage(id: String) -> AnyView {
             again();
         }
     });
-    request_animation_frame(|| {
-        if document().active_element().is_none_or(|active| active.tag_name() == "BODY") {
-            browser::focus("main");
-        }
-    });
+    focus_if_lost("main");
     let refused: RwSignal<Option<String>> = RwSignal::new(None);
     let decide = {
         let id = Arc::clone(&id);
@@ -79,6 +75,7 @@ pub(crate) fn InsightPage(id: String) -> AnyView {
                             }
                         });
                         let _ = refused.try_set(None);
+                        focus_if_lost("triage");
                     }
                     Err(error) => {
                         let (title, detail) = error.words();
@@ -119,6 +116,15 @@ pub(crate) fn InsightPage(id: String) -> AnyView {
     };
     view! { <div class="page insight" on:click=mouse(decide)>{view_of(notice)}{view_of(body)}</div> }
         .into_any()
+}
+
+/// Gives the focus to an element once all is drawn, if what had it is gone.
+fn focus_if_lost(id: &'static str) {
+    request_animation_frame(move || {
+        if document().active_element().is_none_or(|active| active.tag_name() == "BODY") {
+            browser::focus(id);
+        }
+    });
 }
 
 /// The name of the button that was pressed, if it was one that has a name.

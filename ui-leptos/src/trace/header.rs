@@ -117,7 +117,8 @@ fn cost(model: &TraceModel) -> Option<AnyView> {
         let reason = unknown(&detail.models, detail.output_tokens)?;
         return Some(figure("Cost", "–".into_any(), reason.to_owned()));
     };
-    let value = view! { {cost.amount()} <span class="figure-note">{cost.note()}</span> }.into_any();
+    let value =
+        view! { {cost.amount()} <span class="figure-note">{format!(" {}", cost.note())}</span> }.into_any();
     Some(figure("Cost", value, cost.basis_text()))
 }
 

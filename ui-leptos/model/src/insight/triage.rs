@@ -100,12 +100,14 @@ pub(super) fn badge(insight: &Insight, now_ms: i64) -> Option<Node> {
 }
 
 fn button(name: &str, words: &str) -> Node {
-    text("button", "button", words).with("type", "button").with("name", name)
+    let id = format!("triage-{name}");
+    text("button", "button", words).with("type", "button").with("name", name).with("id", &id)
 }
 
 /// What was decided in words, and buttons for what can be; a button's name is what [`request`] takes.
 pub(super) fn bar(insight: &Insight, frame: &Frame) -> Node {
-    let bar = el("section", "triage").with("aria-label", "Triage");
+    let bar =
+        el("section", "triage").with("aria-label", "Triage").with("id", "triage").with("tabindex", "-1");
     let words = insight.triage.as_ref().map(|triage| text("p", "muted", &sentence(triage, frame)));
     let standing = insight.standing(frame.now_ms);
     let mut buttons = el("div", "triage-buttons");
