@@ -10,6 +10,7 @@
 pub mod baselines;
 pub mod cursor;
 pub mod feed;
+mod positions;
 pub mod rollups;
 pub mod store;
 

@@ -3,7 +3,7 @@
 //! One reader (`session`) follows the insights topic in a consumer group of its own and hands each insight to every
 //! target that wants it; each `target` has a bounded queue (`outbox`), a task that sends (`http`), retries with
 //! jitter (`backoff`) and gives up into the dead-letter topic (`letters`). What goes over the wire is made in `payload`.
-//! What people muted or resolved (`triage`) is held back.
+//! What people muted or resolved (`triage`) is held back (`following`).
 //!
 //! Invariants: a position is committed only when every target has taken, refused into the dead-letter topic or not
 //! wanted or held back everything before it, so delivery is at least once; a repetition has the same `Idempotency-Key`. A target
@@ -14,6 +14,7 @@
 mod backoff;
 mod config;
 mod filter;
+mod following;
 mod http;
 mod letters;
 mod metrics;

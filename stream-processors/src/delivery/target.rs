@@ -31,6 +31,7 @@ use super::{
     backoff::Backoff,
     config::{Kind, TargetConfig},
     filter::Filter,
+    following::{Following, Telling},
     http::{Outcome, Poster},
     letters,
     metrics::{Metrics, TargetLabels},
@@ -104,26 +105,6 @@ pub(super) struct Shared {
     pub(super) decisions: Arc<Decisions>,
 }
 
-/// Insights that go on, as a target knows them.
-#[derive(Default)]
-struct Followed {
-    /// Whether the target was told of it.
-    was_told: OpenSet<bool>,
-    /// The latest revision of what is held back.
-    withheld: OpenSet<(Arc<Insight>, Arc<Record>)>,
-}
-
-/// What to do with a revision.
-#[derive(Debug, PartialEq, Eq)]
-enum Telling {
-    /// The target does not follow the insight, or was never told of it and it is over.
-    Unwanted,
-    /// Not now.
-    Withheld,
-    /// To be told. `is_first`: the target does not know yet that it began.
-    Due { is_first: bool },
-}
-
 /// What became of an offer.
 #[derive(Debug)]
 pub(super) enum Offer {
@@ -149,7 +130,7 @@ pub(super) struct Target {
     open_ms: i64,
     outbox: Mutex<Outbox<Job>>,
     /// What is not over: its end is told too, whatever the filter says by then.
-    followed: Mutex<Followed>,
+    following: Mutex<Following>,
     /// What people decided.
     decisions: Arc<Decisions>,
     /// What Alertmanager holds for open.
@@ -204,7 +185,7 @@ impl Target {
             started: Instant::now(),
             open_ms,
             outbox: Mutex::new(Outbox::new(limits, backoff)),
-            followed: Mutex::default(),
+            following: Mutex::default(),
             decisions,
             alerts: Mutex::default(),
             wake: Notify::new(),
@@ -245,28 +226,8 @@ impl Target {
         self.decisions.standing(insight, self.clock.now_unix_millis()).is_silent()
     }
 
-    /// What to do with a revision; notes the insight while it goes on. What is over is told to those who were told that it
-    /// began, also while it is silent.
     fn follow(&self, insight: &Arc<Insight>, record: &Arc<Record>, is_silent: bool) -> Telling {
-        let Followed { was_told, withheld } = &mut *self.followed.lock();
-        let before = was_told.get(&insight.id).copied();
-        if before.is_none() && !self.filter.follows(insight) {
-            return Telling::Unwanted;
-        }
-        withheld.remove(&insight.id);
-        if insight.state == InsightState::Resolved {
-            was_told.remove(&insight.id);
-            let is_due = before.unwrap_or(!is_silent);
-            return if is_due { Telling::Due { is_first: false } } else { Telling::Unwanted };
-        }
-        let (id, partition, told_ms): (Arc<str>, _, _) =
-            (insight.id.as_str().into(), record.from.partition, record.timestamp.0);
-        was_told.insert(Arc::clone(&id), partition, told_ms, before.unwrap_or_default() || !is_silent);
-        if is_silent {
-            withheld.insert(id, partition, told_ms, (Arc::clone(insight), Arc::clone(record)));
-            return Telling::Withheld;
-        }
-        Telling::Due { is_first: before == Some(false) }
+        self.following.lock().take(insight, record, is_silent, || self.filter.follows(insight))
     }
 
     /// Notes an insight of which an earlier run told, or held it back.
@@ -286,28 +247,22 @@ impl Target {
     /// Queues what was held back and is not silent any more; says when more will be.
     fn release(&self) -> Option<Duration> {
         let now_ms = self.clock.now_unix_millis();
-        let mut next = None;
-        let Followed { was_told, withheld } = &mut *self.followed.lock();
-        withheld.retain(|id, partition, (insight, record)| {
-            if self.decisions.standing(insight, now_ms).is_silent() {
-                let until_ms = self.decisions.muted_until_ms(id).filter(|until_ms| *until_ms > now_ms);
+        let mut next: Option<i64> = None;
+        let is_silent = |insight: &Insight| {
+            let is_silent = self.decisions.standing(insight, now_ms).is_silent();
+            let until_ms = self.decisions.muted_until_ms(&insight.id).filter(|until_ms| *until_ms > now_ms);
+            if is_silent {
                 next = next.into_iter().chain(until_ms).min();
-                return true;
             }
-            let knows = was_told.get(id) == Some(&true);
-            if knows && !self.filter.tells(insight.state) {
-                return false;
-            }
-            let (insight, record) = (Arc::clone(insight), Arc::clone(record));
-            let told_ms = record.timestamp.0;
+            is_silent
+        };
+        // Where the queue is full it stays held back until there is room.
+        let queue = |partition, (insight, record): (Arc<Insight>, Arc<Record>)| {
+            let id = insight.id.as_str().into();
             let job = Job { insight, record, ticket: None, redriven: false };
-            // Where the queue is full it stays held back until there is room.
-            let is_full = self.outbox.lock().offer(self.elapsed(), partition, Arc::clone(id), job).is_err();
-            if !is_full {
-                was_told.insert(Arc::clone(id), partition, told_ms, true);
-            }
-            is_full
-        });
+            self.outbox.lock().offer(self.elapsed(), partition, id, job).is_ok()
+        };
+        self.following.lock().release(is_silent, |state| self.filter.tells(state), queue);
         let wait_ms = u64::try_from(next? - now_ms).unwrap_or_default();
         Some(self.elapsed() + Duration::from_millis(wait_ms))
     }
@@ -319,21 +274,7 @@ impl Target {
             return false;
         }
         self.outbox.lock().remove(number);
-        let Followed { was_told, withheld } = &mut *self.followed.lock();
-        let (partition, told_ms) = (job.record.from.partition, job.record.timestamp.0);
-        // Unless it is over by now, or a later revision is held back already.
-        if let Some(&knows) = was_told.get(&insight.id)
-            && withheld.get(&insight.id).is_none()
-        {
-            let id: Arc<str> = insight.id.as_str().into();
-            was_told.insert(
-                Arc::clone(&id),
-                partition,
-                told_ms,
-                knows && insight.state != InsightState::Open,
-            );
-            withheld.insert(id, partition, told_ms, (Arc::clone(insight), Arc::clone(&job.record)));
-        }
+        self.following.lock().put_back(insight, &job.record);
         self.metrics.insight(&self.name, "muted");
         job.done();
         true
@@ -342,11 +283,7 @@ impl Target {
     /// Forgets a partition that another member has now.
     pub(super) fn purge(&self, partition: u32) {
         self.outbox.lock().purge(partition);
-        {
-            let mut followed = self.followed.lock();
-            followed.was_told.purge(partition);
-            followed.withheld.purge(partition);
-        }
+        self.following.lock().purge(partition);
         self.alerts.lock().purge(partition);
         self.gauge();
     }
