@@ -114,6 +114,9 @@ pub struct InsightsConfig {
     pub baseline_max_bytes: usize,
     /// Bytes of records taken from the log at once.
     pub poll_max_bytes: usize,
+    /// Whether people may acknowledge, mute and resolve insights over the API. It does not know who asks: switch this off
+    /// where others than the operators reach it.
+    pub triage: bool,
 }
 
 impl Default for InsightsConfig {
@@ -125,6 +128,7 @@ impl Default for InsightsConfig {
             rollup_max_bytes: 64 << 20,
             baseline_max_bytes: 32 << 20,
             poll_max_bytes: 1 << 20,
+            triage: true,
         }
     }
 }

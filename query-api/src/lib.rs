@@ -163,6 +163,7 @@ pub async fn build(config: Config, deps: Deps<'_>) -> Result<Service, BuildError
     let http_metrics = HttpMetrics::register(deps.metrics);
     let mut hot: Option<Arc<dyn HotTier>> = None;
     let mut feeds = None;
+    let log = deps.log.clone();
     let insights = Arc::new(Insights::new(config.insights.clone(), InsightMetrics::register(deps.metrics)));
     if let Some(log) = deps.log {
         let (tier, writer) = MemoryTier::new(config.hot.clone(), Arc::clone(&deps.clock), hot_metrics);
@@ -182,6 +183,7 @@ pub async fn build(config: Config, deps: Deps<'_>) -> Result<Service, BuildError
         requests: Semaphore::new(limits.max_concurrent_requests),
         searches: Semaphore::new(limits.max_concurrent_searches),
         streams: Arc::new(Semaphore::new(limits.max_streams)),
+        log,
         store: Store { hot, lake, context, scans: handle },
         insights,
         pricer: deps.pricer,

@@ -16,6 +16,7 @@ pub mod record;
 pub mod time;
 pub mod topics;
 pub mod trace;
+pub mod triage;
 pub mod usage;
 pub mod value;
 pub mod view;

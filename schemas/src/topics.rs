@@ -17,6 +17,9 @@ pub const ROLLUPS: &str = "infertrace.rollups.v1";
 pub const BASELINES: &str = "infertrace.baselines.v1";
 /// Anomalies and recommendations: Avro, keyed by model.
 pub const INSIGHTS: &str = "infertrace.insights.v1";
+/// What people decided about insights, by acknowledging, muting or resolving them: Avro, keyed by the insight's id, in one
+/// partition so that decisions have one order, compacted.
+pub const TRIAGE: &str = "infertrace.triage.v1";
 /// What one source partition adds to each key and window, between the two stages of the analytics: protobuf
 /// `PartialBatch`, in the partition that XXH64 of the model names. Internal.
 pub const PARTIALS: &str = "infertrace.partials.v1";
@@ -74,6 +77,7 @@ pub fn all(partitions: u32) -> Vec<Topic> {
         topic(ROLLUPS, partitions, Some(30), "model"),
         topic(BASELINES, partitions, None, "model"),
         topic(INSIGHTS, partitions, Some(30), "model"),
+        topic(TRIAGE, 1, None, "insight id"),
         topic(PARTIALS, partitions, Some(2), "source (explicit partition: XXH64 of the model)"),
         topic(
             REQUESTS,
@@ -93,18 +97,18 @@ pub fn all(partitions: u32) -> Vec<Topic> {
 mod tests {
     use super::*;
 
-    /// Scenario: the table for 12 partitions. Guarantee: every name once and versioned, only baselines and state
-    /// compacted, summaries co-partitioned with spans.
+    /// Scenario: the table for 12 partitions. Guarantee: every name once and versioned, only baselines, decisions
+    /// and state compacted, summaries co-partitioned with spans.
     #[test]
     fn the_table_is_consistent() {
         let topics = all(12);
         let mut names: Vec<_> = topics.iter().map(|topic| topic.name).collect();
         names.sort_unstable();
         names.dedup();
-        assert_eq!(names.len(), 13);
+        assert_eq!(names.len(), 14);
         assert!(names.iter().all(|name| name.starts_with("infertrace.") && name.ends_with(".v1")));
         for topic in &topics {
-            let is_state = topic.name == BASELINES || topic.name.contains(".state.");
+            let is_state = [BASELINES, TRIAGE].contains(&topic.name) || topic.name.contains(".state.");
             assert_eq!(topic.compacted, is_state);
             assert_eq!(topic.compacted, topic.retention.is_none());
         }

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use infertrace_analytics::cost::{Defaults, PriceTable, Pricer};
+use infertrace_analytics::cost::{Defaults, NANOS_PER_USD, PriceTable, Pricer};
 use serde::{Deserialize, Serialize};
 
 use crate::{assembly::Limits, rollup};
@@ -35,6 +35,9 @@ pub struct Config {
     pub max_state_bytes: usize,
     /// A trace at least this long is important as slow. Default 10,000.
     pub slow_trace_ms: i64,
+    /// A trace that cost at least this many US dollars, by the price table, is important as costly, unless it failed or
+    /// was slow. Default 0.10, about a minute of one large GPU alone.
+    pub costly_trace_usd: f64,
     /// Price table, a TOML file in the form of `stream-processors/analytics/prices.toml`. Empty (the default) takes
     /// the list prices that are built in.
     pub prices: String,
@@ -94,6 +97,7 @@ impl Default for Config {
             max_traces: 2_000_000,
             max_state_bytes: 512 << 20,
             slow_trace_ms: 10_000,
+            costly_trace_usd: 0.1,
             prices: String::new(),
             default_region: String::new(),
             default_instance_type: String::new(),
@@ -130,6 +134,9 @@ impl Config {
         ];
         if let Some((key, _)) = positive.iter().find(|(_, value)| *value <= 0) {
             return Err(format!("{key} must be above 0"));
+        }
+        if self.costly_trace_usd.is_nan() || self.costly_trace_usd <= 0.0 {
+            return Err("costly_trace_usd must be above 0".to_owned());
         }
         let not_negative =
             [("trace_late_ms", self.trace_late_ms), ("rollup_lateness_ms", self.rollup_lateness_ms)];
@@ -206,7 +213,7 @@ impl Config {
 
     /// The bounds of the pure core.
     #[must_use]
-    pub const fn limits(&self) -> Limits {
+    pub fn limits(&self) -> Limits {
         Limits {
             idle_ms: self.trace_idle_ms,
             late_ms: self.trace_late_ms,
@@ -215,6 +222,8 @@ impl Config {
             max_traces: self.max_traces,
             max_bytes: self.max_state_bytes,
             slow_ns: self.slow_trace_ms.saturating_mul(1_000_000),
+            // More than fits is no threshold at all.
+            costly_nano_usd: (self.costly_trace_usd * NANOS_PER_USD as f64).round() as u64,
         }
     }
 }

@@ -31,6 +31,7 @@ pub(crate) struct Closing<'a> {
     pub(crate) first_offset: u64,
     pub(crate) last_offset: u64,
     pub(crate) slow_ns: i64,
+    pub(crate) costly_nano_usd: u64,
     pub(crate) cost: Option<TraceCost>,
     /// Version of the prices that it was computed with.
     pub(crate) price_version: &'a str,
@@ -74,6 +75,8 @@ fn build<'a>(
         Importance::Error
     } else if duration_nanos >= closing.slow_ns {
         Importance::Slow
+    } else if closing.cost.is_some_and(|cost| cost.nano_usd >= closing.costly_nano_usd) {
+        Importance::Costly
     } else {
         Importance::Plain
     };

@@ -12,7 +12,7 @@ use infertrace_processors::{
 };
 use infertrace_proto::v1;
 use infertrace_schemas::{
-    avro::{AvroRecord, SchemaIds, TraceSummary},
+    avro::{AvroRecord, Importance, SchemaIds, TraceSummary},
     reader::{Position, SpanReader},
 };
 use prost::Message;
@@ -180,7 +180,6 @@ fn the_region_is_that_of_the_resource() {
 #[test]
 fn a_summary_says_what_the_trace_cost() {
     let config = config();
-    let pricer = config.pricer().expect("prices");
     let call = v1::Span {
         span_id: vec![1; 8],
         kind: 3,
@@ -190,7 +189,42 @@ fn a_summary_says_what_the_trace_cost() {
         ..request(None)
     };
     let engine = v1::Span { parent_span_id: vec![1; 8], ..request(Some(4)) };
-    let batch = read(vec![call, engine], v1::Origin::default());
+    let summary = summary_of(&config, vec![call, engine]);
+    assert_eq!((summary.cost_nano_usd, summary.gpu_micros), (Some(3_822_222), Some(2_000_000)));
+    assert_eq!((&*summary.cost_kind, &*summary.cost_basis), ("estimated", "gpu"));
+    assert_eq!(&*summary.price_version, &**config.pricer().expect("prices").version());
+}
+
+/// Scenario: a request of 3,822,222 billionths of a dollar, with the threshold right at it, just above it, and with a
+/// failure or a slow trace beside it; one whose cost nobody knows. Guarantee: costly from the threshold on; a failure and
+/// slowness come first, as they are kept longer; what is not known is not costly; the same spans say the same again.
+#[test]
+fn a_costly_trace_is_important() {
+    let importance = |costly_trace_usd: f64, slow_trace_ms: i64, spans: Vec<v1::Span>| {
+        let config = Config { costly_trace_usd, slow_trace_ms, ..config() };
+        let summary = summary_of(&config, spans.clone());
+        assert_eq!(summary, summary_of(&config, spans));
+        summary.importance
+    };
+    let engine = || vec![request(Some(4))];
+    assert_eq!(importance(0.003_822_222, 60_000, engine()), Importance::Costly);
+    assert_eq!(importance(0.003_822_223, 60_000, engine()), Importance::Plain);
+    assert_eq!(importance(f64::INFINITY, 60_000, engine()), Importance::Plain);
+    assert_eq!(importance(0.001, 10_000, engine()), Importance::Slow);
+    let status = v1::Status { code: v1::StatusCode::Error as i32, ..v1::Status::default() };
+    let failed = v1::Span { status: Some(status), ..request(Some(4)) };
+    assert_eq!(importance(0.001, 60_000, vec![failed]), Importance::Error);
+    assert_eq!(importance(0.001, 60_000, vec![request(None)]), Importance::Plain);
+    for wrong in [0.0, -1.0, f64::NAN] {
+        let refused = Config { costly_trace_usd: wrong, ..config() }.check().expect_err("refused");
+        assert_eq!(refused, "costly_trace_usd must be above 0");
+    }
+}
+
+/// The one summary of the spans of one trace.
+fn summary_of(config: &Config, spans: Vec<v1::Span>) -> TraceSummary<'static> {
+    let pricer = config.pricer().expect("prices");
+    let batch = read(spans, v1::Origin::default());
     let mut rows = Rows::new(&batch).expect("the span schema");
     let mut columns = Columns::new(&batch).expect("the span schema");
     let mut roller = Roller::priced(config.rollup_limits(), pricer.clone());
@@ -199,18 +233,15 @@ fn a_summary_says_what_the_trace_cost() {
     assembly.assign(0, Resume::default());
     let mut closed = Vec::new();
     assembly.begin_record(0, 0, &mut closed);
-    for row in 0..2 {
+    for row in 0..batch.num_rows() {
         let mut span = rows.span(row, assembly.names());
         span.cost = roller.cost(&mut columns, row);
         assembly.span(0, 0, &span, &mut closed);
     }
     assembly.end_record(0, 0, &mut closed);
     assembly.advance(0, 3_600_000, &mut closed);
-    let summary: TraceSummary<'static> =
-        SchemaIds::embedded::<TraceSummary<'static>>().decode(&closed[0].summary).expect("a summary");
-    assert_eq!((summary.cost_nano_usd, summary.gpu_micros), (Some(3_822_222), Some(2_000_000)));
-    assert_eq!((&*summary.cost_kind, &*summary.cost_basis), ("estimated", "gpu"));
-    assert_eq!(&*summary.price_version, &**pricer.version());
+    assert_eq!(closed.len(), 1);
+    SchemaIds::embedded::<TraceSummary<'static>>().decode(&closed[0].summary).expect("a summary")
 }
 
 /// Scenario: a call of a provider that charges by token, by a table of the operator's. Guarantee: priced by its tokens, no

@@ -123,6 +123,7 @@ export function chatTrace(seed, startNano, { error = false, partial = false } = 
     attribute_types: { "gen_ai.request.max_tokens": "int", "gen_ai.usage.prompt_tokens": "int" },
     links: [{ trace_id: traceId((seed + 1) % 120), span_id: spanId(6), trace_state: "", attributes: { "link.kind": "shared prefix" }, attribute_types: {} }],
     tier: "hot",
+    cost: { usd: 0.003822222, nano_usd: "3822222", gpu_micros: "2000000", kind: "estimated", basis: "gpu", counted: true },
   });
   const gpu = { device_id: "GPU-5f2e1c9a-77b1-4a0e-9b0c-2d6d3a1f0c11", index: 2, name: "NVIDIA H100 80GB HBM3", instance_type: "p5.48xlarge", memory_used_bytes: "76441190400", memory_total_bytes: "85899345920", power_watts: 512.4, temperature_celsius: 63, sm_clock_mhz: 1755, throttle_reasons: seed % 4 ? "0" : "4" };
   add(engine, "vllm", "queue", 12_400, queueUs, { stage: "queue", queue: { depth: Math.floor(queueUs / 20_000), wait_time_ms: Math.round(queueUs) / 1e3 } });
@@ -165,7 +166,9 @@ export function chatTrace(seed, startNano, { error = false, partial = false } = 
 function finish(seed, spans, { complete, reasons }) {
   const trace = { trace_id: traceId(seed), complete, incomplete_reasons: reasons, tiers: ["hot"], spans };
   const { stages: _stages, ...head } = summarise(trace);
-  return { ...head, ...trace, critical_path: [], critical_path_segments: [], clock_shifts: [], warnings: [], truncated: false };
+  const own = spans.find((span) => span.cost)?.cost;
+  const cost = own ? { ...own, counted: undefined, status: "available", price_version: "2026-09-01", priced_requests: 1, unpriced_requests: 0 } : { status: "unavailable" };
+  return { ...head, ...trace, cost, critical_path: [], critical_path_segments: [], clock_shifts: [], warnings: [], truncated: false };
 }
 
 /** A request with very many spans: agents that call tools that call models. */

@@ -13,7 +13,7 @@ function insight(now, openedAgoS, more) {
     model_version: "", service: "", stage: "", device: "",
     first_window_unix_nano: (opened - 20n * SECOND).toString(), window_start_unix_nano: (opened - 10n * SECOND).toString(), window_end_unix_nano: opened.toString(),
     opened_unix_nano: opened.toString(), resolved_unix_nano: resolved, detector: "drift", detector_version: "1",
-    evidence: [], causes: [], recommendation: null, example_traces: [], normal_traces: [], revisions: [],
+    evidence: [], causes: [], recommendation: null, example_traces: [], normal_traces: [], revisions: [], triage: null,
     ...members,
   };
 }
@@ -69,7 +69,7 @@ function history(one) {
 /** A list as the API answers it. */
 export function listed(all, query) {
   const has = (name) => query.get(name);
-  const open = (one) => one.state !== "RESOLVED";
+  const open = (one) => one.state !== "RESOLVED" && one.triage?.standing !== "RESOLVED";
   const found = all.filter((one) => {
     if (has("state") === "open" && !open(one)) return false;
     if (has("state") === "resolved" && open(one)) return false;
@@ -79,9 +79,10 @@ export function listed(all, query) {
   found.sort((a, b) => (BigInt(b.opened_unix_nano) > BigInt(a.opened_unix_nano) ? 1 : -1));
   const limit = Number(has("limit") ?? 20);
   const from = Number(has("cursor") ?? 0);
-  const count = (severity) => all.filter((one) => open(one) && one.severity === severity).length;
+  const muted = (one) => open(one) && one.triage?.standing === "MUTED";
+  const count = (severity) => all.filter((one) => open(one) && !muted(one) && one.severity === severity).length;
   const plain = ({ revisions: _revisions, ...one }) => one;
-  return { insights: found.slice(from, from + limit).map(plain), next_cursor: from + limit < found.length ? String(from + limit) : null, open: { page: count("PAGE"), warning: count("WARNING"), info: count("INFO") }, warnings: [], truncated: false };
+  return { insights: found.slice(from, from + limit).map(plain), next_cursor: from + limit < found.length ? String(from + limit) : null, open: { page: count("PAGE"), warning: count("WARNING"), info: count("INFO"), muted: all.filter(muted).length }, warnings: [], truncated: false };
 }
 
 /** The course of a model: normal, then as the insight says. */

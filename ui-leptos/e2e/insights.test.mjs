@@ -137,6 +137,47 @@ visit("follows the insight that is open", `/insights/${insightIds.cache}`, {}, a
   fixture.publish(now);
 });
 
+// Scenario: a person mutes an insight, then acknowledges it, then takes both back, then resolves it, reads the list, and takes
+// that back. Guarantee: each is sent whole, said in words on the page, and heeded by the list and the count of open ones.
+visit("takes decisions", `/insights/${insightIds.cache}`, {}, async (page, { fixture }) => {
+  const triage = page.getByRole("region", { name: "Triage" });
+  const press = (name) => triage.getByRole("button", { name, exact: true }).click();
+  const sent = () => fixture.requests.filter((request) => request.endsWith("/triage")).map((request) => request.split(" ")[0]);
+  const decision = () => fixture.insights.find((one) => one.id === insightIds.cache).triage;
+  await press("Mute for 8 h");
+  await triage.getByText(/^Muted until /).waitFor();
+  const hours = (Number(decision().muted_until_unix_nano) / 1e6 - Date.now()) / 3_600_000;
+  assert.ok(hours > 7.9 && hours <= 8, `${hours} h`);
+  await page.getByRole("link", { name: /^Insights 4 open/ }).waitFor();
+  const until = decision().muted_until_unix_nano;
+  await press("Acknowledge");
+  await page.waitForFunction(() => !document.querySelector("button[name=acknowledge]"));
+  assert.deepEqual([decision().status, decision().muted_until_unix_nano], ["ACKNOWLEDGED", until]);
+  await press("Undo");
+  await page.getByRole("link", { name: /^Insights 5 open/ }).waitFor();
+  assert.equal(await triage.getByRole("button", { name: "Undo" }).count(), 0);
+  assert.ok(await page.locator(".history li").count() > 0, "the history stays");
+  await press("Resolve");
+  await page.locator(".insight-badges").getByText("Resolved by a person").waitFor();
+  assert.deepEqual(sent(), ["PUT", "PUT", "DELETE", "PUT"]);
+  await page.getByRole("navigation", { name: "Breadcrumb" }).getByRole("link", { name: "Insights" }).click();
+  await rows(page).first().waitFor();
+  assert.equal(await rows(page).count(), 4);
+  await page.getByLabel("State").selectOption("resolved");
+  await rows(page).getByText("Resolved by a person").waitFor();
+  fixture.decide(insightIds.cache, null);
+});
+
+// Scenario: the log is away when a person decides. Guarantee: the page says so in the server's words and shows what holds.
+visit("says when a decision was not taken", `/insights/${insightIds.cache}`, { allow: ["status of 503"] }, async (page, { fixture }) => {
+  await page.getByRole("button", { name: "Resolve" }).waitFor();
+  fixture.fail = 503;
+  await page.getByRole("button", { name: "Resolve" }).click();
+  await page.getByRole("alert").getByText("Storage is not reachable").waitFor();
+  fixture.fail = 0;
+  assert.equal(await page.locator(".insight-badges").getByText("Resolved by a person").count(), 0);
+});
+
 // Scenario: an insight without causes, advice, examples and a course that is held. Guarantee: each part says so.
 visit("says what is not known", `/insights/${insightIds.plain}`, {}, async (page) => {
   await page.locator(".evidence").waitFor();

@@ -5,8 +5,8 @@ import { launch, open } from "./browser.mjs";
 
 const base = process.env.UI_BASE_URL?.replace(/\/$/, "");
 
-// Scenario: a server that has at least one trace. Guarantee: the list shows it, it opens, its spans and a span's details
-// are there, and nothing breaks the content security policy.
+// Scenario: a server that has at least one trace. Guarantee: the list shows it, it opens, its cost, its spans and
+// a span's details are there, and nothing breaks the content security policy.
 test("a live server's newest trace opens", { skip: base ? false : "UI_BASE_URL is not set" }, async () => {
   const browser = await launch();
   try {
@@ -15,6 +15,7 @@ test("a live server's newest trace opens", { skip: base ? false : "UI_BASE_URL i
     await page.getByRole("button", { name: /^Live/ }).click();
     await page.locator(".row-link").first().click();
     await page.locator(".row").first().waitFor({ timeout: 15_000 });
+    await page.locator(".trace-header dt", { hasText: "Cost" }).waitFor();
     await page.locator(".row").first().click();
     await page.locator(".details").getByText("Span id").waitFor();
     const shot = process.env.UI_SHOT;

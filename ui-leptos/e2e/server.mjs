@@ -85,8 +85,20 @@ export class Fixture {
     return found.map(({ id, title, kind, severity, state }) => ({ id, title, kind, severity, state, is_example: true }));
   }
 
-  answer(url) {
-    this.requests.push(url.pathname + url.search);
+  /** Keeps what was decided about an insight, or takes it back, and tells every listener. */
+  decide(id, decision) {
+    const insight = this.insights.find((one) => one.id === id);
+    if (!insight) return [404, { type: "about:blank", title: "Insight not found", status: 404, detail: "no such insight is held", code: "insight_not_found" }];
+    const standing = (status, until) => (status !== "RESOLVED" && until ? "MUTED" : status);
+    const triage = decision && { author: "", note: "", muted_until_unix_nano: null, status: "OPEN", ...decision, severity: insight.severity, decided_unix_nano: this.nano(Date.now()).toString() };
+    if (triage) triage.standing = standing(triage.status, triage.muted_until_unix_nano);
+    this.publish({ ...insight, triage: triage ?? null });
+    const { revisions: _revisions, ...plain } = this.insights[0];
+    return [200, plain];
+  }
+
+  answer(url, method = "GET", body = "") {
+    this.requests.push((method === "GET" ? "" : `${method} `) + url.pathname + url.search);
     if (this.fail) {
       return [this.fail, { type: "about:blank", title: "Storage is not reachable", status: this.fail, detail: "The object store timed out after 5 s while listing manifests.", code: "store_unavailable" }];
     }
@@ -97,6 +109,8 @@ export class Fixture {
     if (path === "/api/v1/insights") return [200, listed(this.insights, url.searchParams)];
     if (path === "/api/v1/rollups") return [200, rollups(this.insights, url.searchParams)];
     if (path === "/api/v1/baselines") return [200, baselines(url.searchParams)];
+    const triaged = path.match(/^\/api\/v1\/insights\/([^/]+)\/triage$/)?.[1];
+    if (triaged) return this.decide(decodeURIComponent(triaged), method === "PUT" ? JSON.parse(body) : null);
     if (path.startsWith("/api/v1/insights/")) {
       const insight = this.insights.find((one) => one.id === decodeURIComponent(path.slice("/api/v1/insights/".length)));
       if (insight) return [200, insight];
@@ -122,13 +136,17 @@ export async function start(fixture) {
       return;
     }
     if (url.pathname.startsWith("/api/")) {
-      const [status, body] = fixture.answer(url);
-      const send = () => {
-        response.writeHead(status, { "content-type": status < 400 ? "application/json" : "application/problem+json", "cache-control": "no-store" });
-        response.end(JSON.stringify(body));
-      };
-      if (fixture.delay) setTimeout(send, fixture.delay);
-      else send();
+      let sent = "";
+      request.on("data", (part) => { sent += part; });
+      request.on("end", () => {
+        const [status, body] = fixture.answer(url, request.method, sent);
+        const send = () => {
+          response.writeHead(status, { "content-type": status < 400 ? "application/json" : "application/problem+json", "cache-control": "no-store" });
+          response.end(JSON.stringify(body));
+        };
+        if (fixture.delay) setTimeout(send, fixture.delay);
+        else send();
+      });
       return;
     }
     const asset = url.pathname.startsWith("/assets/");

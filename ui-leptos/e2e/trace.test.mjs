@@ -44,6 +44,7 @@ visit("shows the waterfall with nesting and critical path", `/traces/${ids.plain
   const header = await page.locator(".trace-header").innerText();
   assert.match(header, /POST \/v1\/embeddings/);
   assert.match(header, /Tokens\s+110 → 43/);
+  assert.match(header, /Cost\s+\$0\.00382\s+USD, estimated, prices 2026-09-01/);
   assert.match(header, /Time to first token[\s\S]*queue[\s\S]*prefill/);
   assert.match(await page.locator(".path-shares").innerText(), /decode\s*\d+\s%/);
   // The last decode step ends with the decode span: it is on the path. Authentication overlaps nothing: so is it.
@@ -61,6 +62,7 @@ visit("shows a span's details", `/traces/${ids.plain}`, {}, async (page) => {
   const details = page.locator(".details");
   await details.waitFor();
   const text = await details.innerText();
+  assert.match(text, /Cost\s+\$0\.00382 \(USD, estimated\)/);
   for (const part of ["Qwen3-32B", "1.4", "KV cache in use", "81 %", "gen_ai.request.max_tokens", "int", "Sequence length", "Wait", "service.instance.id"]) {
     const shown = text.includes(part) || (await details.getByText(part, { exact: false }).count()) > 0;
     assert.ok(shown, `${part} in the details`);

@@ -51,6 +51,23 @@ impl ApiError {
         Self { partial: unread.to_vec(), ..error }
     }
 
+    /// 400: the body does not read as what it must be.
+    pub(crate) fn bad_body(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "invalid_body", "Invalid body", detail)
+    }
+
+    /// 403: nobody may decide about insights here.
+    pub(crate) fn no_triage(why: &str) -> Self {
+        let detail = format!("insights cannot be acknowledged, muted or resolved here: {why}");
+        Self::new(StatusCode::FORBIDDEN, "triage_off", "Not possible here", detail)
+    }
+
+    /// 503: the log does not take what was to be written.
+    pub(crate) fn log_away(detail: &str) -> Self {
+        let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, "log_unavailable", "The log is away", detail);
+        Self { retry_after_s: Some(1), ..error }
+    }
+
     /// 404: no such insight.
     pub(crate) fn no_insight(id: &str) -> Self {
         let shown: String = id.chars().take(128).collect();
@@ -66,7 +83,7 @@ impl ApiError {
 
     /// 405.
     pub(crate) fn wrong_method() -> Self {
-        let detail = "this resource is read with GET or HEAD";
+        let detail = "this resource does not take that method; see /openapi.json";
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "Method not allowed", detail)
     }
 

@@ -1,4 +1,4 @@
-//! `GET /api/v1/insights/stream`: insights as they open, change and resolve, as server-sent events.
+//! `GET /api/v1/insights/stream`: insights as they open, change and resolve and as people decide about them, as server-sent events.
 //!
 //! An event's id names positions in the topic, so a client that reconnects with `Last-Event-ID`, to this node or another,
 //! gets the latest state of everything that changed meanwhile, and then what comes. Invariants: nothing between is lost;
@@ -15,6 +15,7 @@ use axum::{
     },
 };
 use futures::{Stream, StreamExt, stream};
+use infertrace_runtime::clock::Clock;
 use tokio::sync::broadcast;
 
 use super::{
@@ -33,6 +34,7 @@ const FILTERS: &[&str] = &["model", "tenant", "kind", "severity"];
 /// One listener.
 struct Listener {
     insights: Arc<Insights>,
+    clock: Arc<dyn Clock>,
     filter: InsightFilter,
     /// What the listener knows once the backlog is sent.
     known: Positions,
@@ -42,13 +44,16 @@ struct Listener {
 }
 
 impl Listener {
-    fn new(insights: Arc<Insights>, filter: InsightFilter, since: Option<Positions>, open: Open) -> Self {
+    fn new(app: &App, filter: InsightFilter, since: Option<Positions>, open: Open) -> Self {
+        let (insights, clock) = (Arc::clone(&app.insights), Arc::clone(&app.clock));
         let (missed, known, changes) = insights.follow(since.as_ref());
-        Self { insights, filter, known, backlog: missed.into(), changes, _open: open }
+        Self { insights, clock, filter, known, backlog: missed.into(), changes, _open: open }
     }
 
     fn event(&self, held: &Held) -> Event {
-        let event = Event::default().event("insight").data(insights::insight_json(held).to_string());
+        let event = Event::default()
+            .event("insight")
+            .data(insights::insight_json(held, self.clock.now_unix_millis()).to_string());
         // Events of a backlog are not in the topic's order, so only its last one stands for all of it.
         if self.backlog.is_empty() { event.id(self.known.to_text()) } else { event }
     }
@@ -62,7 +67,7 @@ impl Listener {
             }
             match self.changes.recv().await {
                 Ok(held) => {
-                    self.known.pass(held.place);
+                    self.known.pass_change(&held);
                     if self.filter.matches(&held) {
                         return Some(self.event(&held));
                     }
@@ -95,7 +100,7 @@ pub(super) async fn stream(
     let filter = insights::names(&query)?;
     let since = last_event_id(&headers)?;
     let open = Open::new(&app)?;
-    let listener = Listener::new(Arc::clone(&app.insights), filter, since, open);
+    let listener = Listener::new(&app, filter, since, open);
     let mut ready = Event::default().event("ready").retry(RECONNECT).data("{}");
     if listener.backlog.is_empty() {
         ready = ready.id(listener.known.to_text());

@@ -10,7 +10,7 @@ use axum::{
 use infertrace_schemas::avro::{InsightState, Severity};
 use serde_json::{Map, Value as Json, json};
 
-use super::{App, error::ApiError, params, respond};
+use super::{App, error::ApiError, params, respond, triage::triage_json};
 use crate::{
     hot::TraceId,
     insights::{
@@ -33,7 +33,7 @@ const fn state_name(state: InsightState) -> &'static str {
     }
 }
 
-const fn severity_name(severity: Severity) -> &'static str {
+pub(super) const fn severity_name(severity: Severity) -> &'static str {
     match severity {
         Severity::Info => "INFO",
         Severity::Warning => "WARNING",
@@ -42,7 +42,7 @@ const fn severity_name(severity: Severity) -> &'static str {
 }
 
 /// An insight as the list, the stream and its own resource show it.
-pub(super) fn insight_json(held: &Held) -> Json {
+pub(super) fn insight_json(held: &Held, now_ms: i64) -> Json {
     let insight = &held.insight;
     let evidence = insight.evidence.iter().map(|one| {
         // A ratio to nothing is none.
@@ -92,6 +92,7 @@ pub(super) fn insight_json(held: &Held) -> Json {
         "recommendation": recommendation,
         "example_traces": insight.example_traces,
         "normal_traces": insight.normal_traces,
+        "triage": triage_json(held, now_ms),
     })
 }
 
@@ -157,10 +158,11 @@ pub(super) async fn list(
         .map(|text| cursor::decode(text, &filter))
         .transpose()
         .map_err(|error| ApiError::bad_parameter("cursor", error.to_string()))?;
+    let now_ms = app.clock.now_unix_millis();
     let (page, more, open) = {
         let store = app.insights.read();
         let (page, more) = store.list(&filter, after.as_ref(), limit);
-        (page, more, store.open_counts())
+        (page, more, store.open_counts(now_ms))
     };
     let next = page.last().filter(|_| more).map(|held| {
         let place = (held.insight.opened_unix_nanos, held.insight.id.as_str().into());
@@ -174,9 +176,9 @@ pub(super) async fn list(
         warnings.push(format!("limit was lowered to {limit}, the most insights a page"));
     }
     let answer = json!({
-        "insights": page.iter().map(|held| insight_json(held)).collect::<Json>(),
+        "insights": page.iter().map(|held| insight_json(held, now_ms)).collect::<Json>(),
         "next_cursor": next,
-        "open": {"page": open.page, "warning": open.warning, "info": open.info},
+        "open": {"page": open.page, "warning": open.warning, "info": open.info, "muted": open.muted},
         "warnings": warnings,
         "truncated": lowered,
     });
@@ -191,7 +193,7 @@ pub(super) async fn one(
 ) -> Result<Response, ApiError> {
     params::Params::parse(query.as_deref(), &[], &[])?;
     let held = app.insights.read().get(&id).ok_or_else(|| ApiError::no_insight(&id))?;
-    let mut answer = insight_json(&held);
+    let mut answer = insight_json(&held, app.clock.now_unix_millis());
     if let Json::Object(answer) = &mut answer {
         answer.insert("revisions".to_owned(), revisions(&held));
     }

@@ -16,6 +16,7 @@ mod search;
 mod server;
 mod stream;
 mod traces;
+mod triage;
 
 use std::{
     sync::Arc,
@@ -24,14 +25,14 @@ use std::{
 
 use axum::{
     Router,
-    extract::{MatchedPath, Request, State},
+    extract::{DefaultBodyLimit, MatchedPath, Request, State},
     http::{HeaderValue, Method, Uri, header},
     middleware::{Next, from_fn_with_state},
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{get, put},
 };
 use infertrace_analytics::cost::Pricer;
-use infertrace_runtime::clock::Clock;
+use infertrace_runtime::{clock::Clock, log::Log};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -45,9 +46,9 @@ use error::ApiError;
 const TRACE_STREAM: &str = "/api/v1/stream/traces";
 const INSIGHT_STREAM: &str = "/api/v1/insights/stream";
 
-/// Every route and its handler.
+/// Every route and what answers it.
 macro_rules! routes {
-    ($($path:literal => $handler:path,)*) => {
+    ($($path:literal => $handler:expr,)*) => {
         /// Paths of the API, as the description names them.
         #[must_use]
         pub fn paths() -> &'static [&'static str] {
@@ -55,33 +56,38 @@ macro_rules! routes {
         }
 
         fn api() -> Router<Arc<App>> {
-            Router::new()$(.route($path, get($handler)))*
+            Router::new()$(.route($path, $handler))*
         }
     };
 }
 
 routes! {
-    "/api/v1/traces" => search::search,
-    "/api/v1/traces/{trace_id}" => traces::trace,
-    "/api/v1/services" => names::services,
-    "/api/v1/models" => names::models,
-    "/api/v1/status" => operations::status,
-    "/api/v1/stream/traces" => stream::stream,
-    "/api/v1/insights" => insights::list,
-    "/api/v1/insights/stream" => insight_stream::stream,
-    "/api/v1/insights/{id}" => insights::one,
-    "/api/v1/baselines" => aggregates::baselines,
-    "/api/v1/rollups" => aggregates::rollups,
-    "/healthz" => operations::healthz,
-    "/readyz" => operations::readyz,
-    "/metrics" => operations::metrics,
-    "/openapi.json" => operations::openapi,
+    "/api/v1/traces" => get(search::search),
+    "/api/v1/traces/{trace_id}" => get(traces::trace),
+    "/api/v1/services" => get(names::services),
+    "/api/v1/models" => get(names::models),
+    "/api/v1/status" => get(operations::status),
+    "/api/v1/stream/traces" => get(stream::stream),
+    "/api/v1/insights" => get(insights::list),
+    "/api/v1/insights/stream" => get(insight_stream::stream),
+    "/api/v1/insights/{id}" => get(insights::one),
+    "/api/v1/insights/{id}/triage" => put(triage::put)
+        .delete(triage::delete)
+        .layer(DefaultBodyLimit::max(triage::MOST_BODY_BYTES)),
+    "/api/v1/baselines" => get(aggregates::baselines),
+    "/api/v1/rollups" => get(aggregates::rollups),
+    "/healthz" => get(operations::healthz),
+    "/readyz" => get(operations::readyz),
+    "/metrics" => get(operations::metrics),
+    "/openapi.json" => get(operations::openapi),
 }
 
 /// What handlers share.
 pub(crate) struct App {
     pub(crate) config: Config,
     pub(crate) store: Store,
+    /// Where decisions about insights go.
+    pub(crate) log: Option<Arc<dyn Log>>,
     pub(crate) insights: Arc<Insights>,
     pub(crate) pricer: Arc<Pricer>,
     pub(crate) clock: Arc<dyn Clock>,

@@ -1,6 +1,7 @@
-//! Reads the topics of insights, baselines and rollups: one consumer of its own, no group, every partition.
+//! Reads the topics of insights, decisions about them, baselines and rollups: one consumer of its own, no group, every partition.
 //!
-//! Insights and rollups are read from their window's start, baselines, whose topic is compacted, from the first record.
+//! Insights and rollups are read from their window's start, baselines and decisions, whose
+//! topics are compacted, from the first record.
 //! Invariants: positions move on only past records that were taken in; a gap that retention left is logged and passed; a
 //! topic that is not there yet is looked for again; trouble with the log is retried for ever, with a delay, and shown on
 //! the status page.
@@ -19,7 +20,7 @@ use super::Insights;
 use crate::config::InsightsConfig;
 
 /// The topics read.
-pub const TOPICS: [&str; 3] = [topics::INSIGHTS, topics::BASELINES, topics::ROLLUPS];
+pub const TOPICS: [&str; 4] = [topics::INSIGHTS, topics::TRIAGE, topics::BASELINES, topics::ROLLUPS];
 
 const LAG_INTERVAL: Duration = Duration::from_secs(2);
 const PARTITIONS_INTERVAL: Duration = Duration::from_secs(30);
@@ -100,7 +101,7 @@ impl Feed {
                         let partition = record.from.partition;
                         let payload = record.payload.as_deref();
                         self.insights.learn_of(topic, payload).await;
-                        self.insights.take(topic, partition, record.offset.0, record.timestamp.0, payload);
+                        self.insights.take(topic, record);
                         let next = record.offset.next();
                         self.positions.insert((topic, partition), next);
                         self.insights.reached(topic, partition, next.0, Some(record.timestamp.0));

@@ -1,6 +1,7 @@
-//! Insights, baselines and rollups in memory: what the processors published, read back from the log.
+//! Insights, baselines and rollups in memory: what the processors published, and what people decided about the insights, read
+//! back from the log.
 //!
-//! [`feed`] reads three topics with one consumer and no group; [`store`], [`baselines`] and [`rollups`] hold what it
+//! [`feed`] reads four topics with one consumer and no group; [`store`], [`baselines`] and [`rollups`] hold what it
 //! read, each inside its own bytes; [`Insights`] is what the rest of this crate sees. Invariants: a higher revision
 //! replaces a lower one and never the other way round; positions in the log name a state of the store, so that a
 //! client that lost its stream is told exactly what changed meanwhile; a record that cannot be read is counted and
@@ -9,12 +10,14 @@
 pub mod baselines;
 pub mod cursor;
 pub mod feed;
+mod positions;
 pub mod rollups;
 pub mod store;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use infertrace_schemas::avro::{AvroError, Baseline, Insight, Rollup, SchemaIds};
+use infertrace_runtime::log::Record;
+use infertrace_schemas::avro::{AvroError, Baseline, Insight, Rollup, SchemaIds, Triage};
 use infertrace_schemas::topics;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use serde::Serialize;
@@ -39,6 +42,7 @@ pub struct Insights {
     insight_ids: SchemaIds,
     rollup_ids: SchemaIds,
     baseline_ids: SchemaIds,
+    triage_ids: SchemaIds,
     metrics: InsightMetrics,
 }
 
@@ -106,7 +110,7 @@ enum Unusable {
     Avro(#[from] AvroError),
     #[error(transparent)]
     Rollup(#[from] UnusableRollup),
-    #[error("an insight without an id")]
+    #[error("an insight, or a decision about one, without an id")]
     NoId,
 }
 
@@ -123,6 +127,7 @@ impl Insights {
             insight_ids: SchemaIds::current::<Insight>(),
             rollup_ids: SchemaIds::current::<Rollup>(),
             baseline_ids: SchemaIds::current::<Baseline>(),
+            triage_ids: SchemaIds::current::<Triage>(),
             config,
             metrics,
         }
@@ -156,10 +161,13 @@ impl Insights {
     }
 
     /// Takes one record in. What cannot be read is counted and logged, and that is all.
-    pub fn take(&self, topic: &str, partition: u32, offset: u64, time_ms: i64, payload: Option<&[u8]>) {
+    pub fn take(&self, topic: &str, record: &Record) {
+        let (partition, offset, time_ms) = (record.from.partition, record.offset.0, record.timestamp.0);
+        let payload = record.payload.as_deref();
         let place = Place { partition, offset };
         let taken = match (topic, payload) {
             (topics::INSIGHTS, Some(payload)) => self.take_insight(place, time_ms, payload),
+            (topics::TRIAGE, payload) => self.take_triage(offset, record.key.as_deref(), payload),
             (topics::BASELINES, Some(payload)) => self.take_baseline(payload),
             (topics::ROLLUPS, Some(payload)) => self.take_rollup(payload),
             // Compaction's tombstone: what it forgets leaves by age or with the next start.
@@ -184,6 +192,7 @@ impl Insights {
             topics::INSIGHTS => &self.insight_ids,
             topics::ROLLUPS => &self.rollup_ids,
             topics::BASELINES => &self.baseline_ids,
+            topics::TRIAGE => &self.triage_ids,
             _ => return,
         };
         if let Err(error) = ids.learn_of(payload.unwrap_or_default()).await {
@@ -201,6 +210,21 @@ impl Insights {
         store.shrink_to(self.config.max_bytes);
         // Nobody listening is fine.
         let _ = self.changes.send(held);
+        Ok("read")
+    }
+
+    fn take_triage(
+        &self,
+        offset: u64,
+        key: Option<&[u8]>,
+        payload: Option<&[u8]>,
+    ) -> Result<&'static str, Unusable> {
+        let id = key.and_then(|key| std::str::from_utf8(key).ok()).ok_or(Unusable::NoId)?;
+        let triage = payload.map(|payload| self.triage_ids.decode::<Triage>(payload)).transpose()?;
+        let mut store = self.store.write();
+        if let Some(held) = store.decide(id, offset, triage) {
+            let _ = self.changes.send(held);
+        }
         Ok("read")
     }
 

@@ -1,67 +1,19 @@
 //! The insights, by id and in order of when they opened.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt::Write as _,
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use hashbrown::HashMap;
-use infertrace_schemas::avro::{Insight, InsightState, Severity};
+use infertrace_schemas::{
+    avro::{Insight, InsightState, Severity, Standing, Triage},
+    triage::TriageBoard,
+};
+
+pub use super::positions::{Place, Positions};
 
 /// Revisions whose times are kept; past it the second oldest goes, so that the first and the latest stay.
 const MOST_REVISIONS: usize = 64;
 /// What an insight takes besides its text, about: indexes, strings' headers.
 const OVERHEAD: usize = 768;
-
-/// Where a record stands in the topic.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// Partition.
-    pub partition: u32,
-    /// Offset.
-    pub offset: u64,
-}
-
-/// Next offset of each partition: names a state of the store, on every node and after every restart alike.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Positions(BTreeMap<u32, u64>);
-
-impl Positions {
-    /// From what [`Self::to_text`] wrote.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        let mut positions = BTreeMap::new();
-        for pair in text.split('.').filter(|pair| !pair.is_empty()) {
-            let (partition, next) = pair.split_once('-')?;
-            positions.insert(partition.parse().ok()?, next.parse().ok()?);
-        }
-        Some(Self(positions))
-    }
-
-    /// `partition-next`, separated by dots.
-    #[must_use]
-    pub fn to_text(&self) -> String {
-        let mut text = String::new();
-        for (partition, next) in &self.0 {
-            let dot = if text.is_empty() { "" } else { "." };
-            let _ = write!(text, "{dot}{partition}-{next}");
-        }
-        text
-    }
-
-    /// Whether a record is already part of the state.
-    #[must_use]
-    pub fn includes(&self, place: Place) -> bool {
-        self.0.get(&place.partition).is_some_and(|next| place.offset < *next)
-    }
-
-    /// Moves past a record.
-    pub fn pass(&mut self, place: Place) {
-        let next = self.0.entry(place.partition).or_default();
-        *next = (*next).max(place.offset + 1);
-    }
-}
 
 /// One step in an insight's life.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,6 +45,10 @@ pub struct Held {
     pub place: Place,
     /// Time of its record, milliseconds since 1970: the end of its window in event time.
     pub recorded_ms: i64,
+    /// What people decided about it.
+    pub triage: Option<Arc<Triage>>,
+    /// Where the latest decision stands, one that took the decision back included.
+    pub(super) decision_offset: Option<u64>,
     bytes: usize,
 }
 
@@ -115,6 +71,30 @@ impl Held {
         (self.first_window_ns.min(insight.opened_unix_nanos), end)
     }
 
+    /// Where it stands with people at `now_ms`, milliseconds since 1970.
+    #[must_use]
+    pub fn standing(&self, now_ms: i64) -> Standing {
+        self.triage.as_ref().map_or(Standing::Open, |triage| {
+            let is_end = |one: &Revision| {
+                one.state == InsightState::Resolved && one.recorded_ms >= triage.decided_ms()
+            };
+            triage.standing(self.insight.severity, self.revisions.iter().any(is_end), now_ms)
+        })
+    }
+
+    /// Whether it is over: by what its detector finds, or by what people say.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        // Only a mute depends on the time.
+        !self.is_open() || self.standing(0) == Standing::Resolved
+    }
+
+    /// The same with another decision about it.
+    #[must_use]
+    pub fn decided(&self, offset: u64, triage: Option<Arc<Triage>>) -> Self {
+        Self { triage, decision_offset: Some(offset), ..self.clone() }
+    }
+
     fn overlaps(&self, start_ns: i64, end_ns: i64) -> bool {
         let (from, until) = self.life();
         from < end_ns && until >= start_ns
@@ -132,7 +112,7 @@ pub struct InsightFilter {
     pub kind: Option<String>,
     /// Severity, exact.
     pub severity: Option<Severity>,
-    /// Only those that go on, or only those that are resolved.
+    /// Only those that go on, or only those that are resolved, by their detector or by people.
     pub open: Option<bool>,
     /// Alive at or after it.
     pub start_ns: Option<i64>,
@@ -150,7 +130,7 @@ impl InsightFilter {
             && is(&self.tenant, &insight.tenant)
             && is(&self.kind, &insight.kind)
             && self.severity.is_none_or(|severity| severity == insight.severity)
-            && self.open.is_none_or(|open| open == held.is_open())
+            && self.open.is_none_or(|open| open != held.is_settled())
             && held.overlaps(self.start_ns.unwrap_or(i64::MIN), self.end_ns.unwrap_or(i64::MAX))
     }
 }
@@ -196,7 +176,7 @@ impl TraceFacts<'_> {
 /// A place in the list, newest first: (opened, id).
 pub type ListPlace = (i64, Arc<str>);
 
-/// Open insights by severity.
+/// Open insights by severity, but for those that people resolved.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OpenCounts {
     /// Severity PAGE.
@@ -205,6 +185,8 @@ pub struct OpenCounts {
     pub warning: usize,
     /// Severity INFO.
     pub info: usize,
+    /// Muted ones, which are in none of the others.
+    pub muted: usize,
 }
 
 /// The insights.
@@ -217,6 +199,7 @@ pub struct Store {
     open_by_age: BTreeSet<(i64, Arc<str>)>,
     /// Resolved ones by the time of their last record.
     resolved_by_age: BTreeSet<(i64, Arc<str>)>,
+    board: TriageBoard,
     positions: Positions,
     bytes: usize,
     evicted: u64,
@@ -254,12 +237,34 @@ impl Store {
         let bytes = 2 * encoded_bytes + revisions.len() * size_of::<Revision>() + OVERHEAD;
         self.remove(&id);
         let opened = insight.opened_unix_nanos;
-        let held = Arc::new(Held { insight, revisions, first_window_ns, place, recorded_ms, bytes });
+        let triage = self.board.get(&id).cloned();
+        let decision_offset = self.board.offset(&id);
+        let held = Arc::new(Held {
+            insight,
+            revisions,
+            first_window_ns,
+            place,
+            recorded_ms,
+            triage,
+            decision_offset,
+            bytes,
+        });
         self.by_opened.insert((opened, Arc::clone(&id)));
         self.ages(held.is_open()).insert((recorded_ms, Arc::clone(&id)));
         self.bytes += bytes;
         self.by_id.insert(id, Arc::clone(&held));
         Some(held)
+    }
+
+    /// Takes in the decision at `offset` about insight `id`, or that it was taken back; the insight, if it is held.
+    pub fn decide(&mut self, id: &str, offset: u64, triage: Option<Triage>) -> Option<Arc<Held>> {
+        self.positions.pass_decision(offset);
+        if !self.board.take(id, offset, triage) {
+            return None;
+        }
+        let held = self.by_id.get_mut(id)?;
+        *held = Arc::new(held.decided(offset, self.board.get(id).cloned()));
+        Some(Arc::clone(held))
     }
 
     fn ages(&mut self, open: bool) -> &mut BTreeSet<(i64, Arc<str>)> {
@@ -284,11 +289,10 @@ impl Store {
         &self.positions
     }
 
-    /// Insights whose latest revision is not part of the state `since`, in the order they were written.
+    /// Insights whose latest revision or decision is not part of the state `since`, in the order they were written.
     #[must_use]
     pub fn changed_since(&self, since: &Positions) -> Vec<Arc<Held>> {
-        let mut changed: Vec<_> =
-            self.by_id.values().filter(|held| !since.includes(held.place)).cloned().collect();
+        let mut changed: Vec<_> = self.by_id.values().filter(|held| !since.includes(held)).cloned().collect();
         changed.sort_by_key(|held| (held.recorded_ms, held.place.partition, held.place.offset));
         changed
     }
@@ -357,15 +361,17 @@ impl Store {
         found
     }
 
-    /// Open insights by severity.
+    /// Open insights by severity at `now_ms`, milliseconds since 1970.
     #[must_use]
-    pub fn open_counts(&self) -> OpenCounts {
+    pub fn open_counts(&self, now_ms: i64) -> OpenCounts {
         let mut counts = OpenCounts::default();
         for held in self.open_by_age.iter().filter_map(|(_, id)| self.by_id.get(id)) {
-            match held.insight.severity {
-                Severity::Page => counts.page += 1,
-                Severity::Warning => counts.warning += 1,
-                Severity::Info => counts.info += 1,
+            match (held.standing(now_ms), held.insight.severity) {
+                (Standing::Resolved, _) => {}
+                (Standing::Muted, _) => counts.muted += 1,
+                (_, Severity::Page) => counts.page += 1,
+                (_, Severity::Warning) => counts.warning += 1,
+                (_, Severity::Info) => counts.info += 1,
             }
         }
         counts

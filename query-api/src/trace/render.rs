@@ -7,7 +7,7 @@ use infertrace_schemas::{
 };
 use serde_json::{Map, Value as Json, json};
 
-use super::{Assembled, cost};
+use super::{Assembled, cost::Priced};
 use crate::{
     hot::TraceId,
     lake::Problem,
@@ -167,7 +167,8 @@ pub fn trace(
         })
     });
     head.insert("clock_shifts".to_owned(), shifts.collect());
-    head.insert("cost".to_owned(), cost::cost(trace, parts, pricer)?);
+    let priced = Priced::of(trace, parts, pricer)?;
+    head.insert("cost".to_owned(), priced.trace_json());
     head.insert("insights".to_owned(), insights);
     head.insert("partial".to_owned(), json!(problems));
     head.insert("warnings".to_owned(), warnings(problems).into());
@@ -190,6 +191,9 @@ pub fn trace(
             span.insert("self_time_nano".to_owned(), node.self_ns.to_string().into());
             span.insert("critical_time_nano".to_owned(), node.critical_ns.to_string().into());
             span.insert("depth".to_owned(), node.depth.into());
+            if let Some(cost) = priced.span_json(index) {
+                span.insert("cost".to_owned(), cost);
+            }
             span.insert("tier".to_owned(), parts[place.part as usize].tier.name().into());
         }
         serde_json::to_writer(&mut out, &span).expect("a JSON value is written to memory");

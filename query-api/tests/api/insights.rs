@@ -7,7 +7,7 @@ use infertrace_schemas::{
         AvroRecord, Baseline, Cause, Evidence, Insight, InsightState, Recommendation, Rollup, SchemaIds,
         Severity, Sketch,
     },
-    topics::{BASELINES, INSIGHTS, ROLLUPS},
+    topics::{BASELINES, INSIGHTS, ROLLUPS, TRIAGE},
 };
 use serde_json::{Value as Json, json};
 
@@ -27,7 +27,7 @@ fn encode<R: AvroRecord>(record: &R) -> Vec<u8> {
     SchemaIds::embedded::<R>().encode(record).unwrap()
 }
 
-fn insight(id: &str, revision: i32, state: InsightState, age_s: i64) -> Insight {
+pub(crate) fn insight(id: &str, revision: i32, state: InsightState, age_s: i64) -> Insight {
     let opened = NOW_NS - age_s * SECOND;
     Insight {
         id: id.to_owned(),
@@ -69,23 +69,24 @@ fn insight(id: &str, revision: i32, state: InsightState, age_s: i64) -> Insight 
     }
 }
 
-fn log() -> Arc<MemoryLog> {
+pub(crate) fn log() -> Arc<MemoryLog> {
     let log = MemoryLog::new(1);
     for topic in [INSIGHTS, BASELINES, ROLLUPS] {
         log.add_topic(topic, 2);
     }
+    log.add_topic(TRIAGE, 1);
     log
 }
 
-fn publish(log: &MemoryLog, partition: u32, insight: &Insight) {
+pub(crate) fn publish(log: &MemoryLog, partition: u32, insight: &Insight) {
     log.push_to(INSIGHTS, partition, encode(insight), NOW_MS);
 }
 
-async fn start(log: &Arc<MemoryLog>) -> Server {
+pub(crate) async fn start(log: &Arc<MemoryLog>) -> Server {
     Setup { log: Some(Arc::clone(log)), ..Setup::default() }.start().await
 }
 
-fn ids(list: &Json) -> Vec<&str> {
+pub(crate) fn ids(list: &Json) -> Vec<&str> {
     list["insights"].as_array().unwrap().iter().map(|one| one["id"].as_str().unwrap()).collect()
 }
 
@@ -121,7 +122,7 @@ async fn insights_are_listed_and_shown_whole() {
     let all = server.get("/api/v1/insights").await.json();
     assert_described(&document, "/api/v1/insights", &all);
     assert_eq!(ids(&all), ["c", "b", "a"]);
-    assert_eq!(all["open"], json!({"page": 1, "warning": 1, "info": 0}));
+    assert_eq!(all["open"], json!({"page": 1, "warning": 1, "info": 0, "muted": 0}));
     for (query, wanted) in [
         ("state=open", vec!["c", "a"]),
         ("state=resolved", vec!["b"]),

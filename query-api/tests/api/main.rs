@@ -11,3 +11,4 @@ mod live;
 mod search;
 mod support;
 mod traces;
+mod triage;

@@ -9,6 +9,7 @@ use crate::{
     common::{
         NOW_NS, Setup, lake,
         log::MemoryLog,
+        schema,
         spans::{self, TestSpan, Value, hex_id},
     },
     support::{NOW_MS, PLACEMENTS, Placement, span_ids, start},
@@ -71,7 +72,8 @@ async fn a_batch_sent_again_collapses() {
 }
 
 /// Scenario: a client's call above an engine's request in a batch of 4 on an H100, hot and from Parquet.
-/// Guarantee: the engine's cost stands once, as computed by hand, and says what it is.
+/// Guarantee: the engine's cost stands once, as computed by hand, and says what it is, for the trace and for its span; the
+/// call, which has no price, says nothing; the answer is as described.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_trace_says_what_it_cost() {
     use infertrace_proto::v1;
@@ -122,7 +124,23 @@ async fn a_trace_says_what_it_cost() {
         [Setup { log: Some(log), ..Setup::default() }, Setup { store: Some(store), ..Setup::default() }]
     {
         let server = setup.start().await;
-        let cost = &server.get(&format!("/api/v1/traces/{}", hex_id(1))).await.json()["cost"];
+        let trace = server.get(&format!("/api/v1/traces/{}", hex_id(1))).await.json();
+        let document = server.get("/openapi.json").await.json();
+        let described = &document["paths"]["/api/v1/traces/{trace_id}"]["get"]["responses"]["200"]["content"];
+        let wrong = schema::violations(&document, &described["application/json"]["schema"], &trace);
+        assert!(wrong.is_empty(), "{wrong:#?}");
+        let of_span = |service: &str| {
+            let span = trace["spans"].as_array().unwrap().iter().find(|span| span["service"] == service);
+            &span.unwrap()["cost"]
+        };
+        let of_engine = of_span("vllm");
+        assert_eq!((&of_engine["nano_usd"], &of_engine["counted"]), (&"3822222".into(), &true.into()));
+        assert_eq!(
+            [&of_engine["kind"], &of_engine["basis"]],
+            ["estimated", "gpu"].map(Json::from).each_ref()
+        );
+        assert!(of_span("chat").is_null());
+        let cost = &trace["cost"];
         // 8 s ÷ 4 at 6.88 USD an hour.
         assert_eq!(cost["nano_usd"], "3822222", "{cost}");
         assert_eq!(cost["gpu_micros"], "2000000");

@@ -4,7 +4,7 @@ use std::{io::Read, net::SocketAddr};
 
 use bytes::Bytes;
 use flate2::read::GzDecoder;
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper::{HeaderMap, Request, StatusCode, body::Incoming, header};
 use hyper_util::rt::TokioIo;
 use serde_json::Value as Json;
@@ -41,6 +41,7 @@ async fn send(
     method: &str,
     path: &str,
     headers: &[(&str, &str)],
+    body: Bytes,
 ) -> hyper::Response<Incoming> {
     let stream = TcpStream::connect(address).await.unwrap();
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
@@ -49,11 +50,21 @@ async fn send(
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
-    sender.send_request(request.body(Empty::<Bytes>::new()).unwrap()).await.unwrap()
+    sender.send_request(request.body(Full::new(body)).unwrap()).await.unwrap()
 }
 
 pub async fn request(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
-    let response = send(address, method, path, headers).await;
+    request_with(address, method, path, headers, Bytes::new()).await
+}
+
+pub async fn request_with(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: Bytes,
+) -> Answer {
+    let response = send(address, method, path, headers, body).await;
     let (head, body) = response.into_parts();
     let body = body.collect().await.unwrap().to_bytes();
     Answer { status: head.status, headers: head.headers, body }
@@ -76,7 +87,7 @@ pub async fn events(address: SocketAddr, path: &str) -> Events {
 }
 
 pub async fn events_with(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Events {
-    let response = send(address, "GET", path, headers).await;
+    let response = send(address, "GET", path, headers, Bytes::new()).await;
     assert_eq!(response.status(), StatusCode::OK);
     assert_eq!(response.headers()[header::CONTENT_TYPE], "text/event-stream");
     Events { body: response.into_body(), buffer: String::new(), last_id: String::new() }

@@ -50,6 +50,23 @@ impl MemoryLog {
     }
 
     pub fn push_to(&self, topic: &str, partition: u32, payload: Vec<u8>, time_ms: i64) -> u64 {
+        self.push_record(topic, partition, None, Some(Bytes::from(payload)), time_ms)
+    }
+
+    /// Appends a record with a key to partition 0.
+    pub fn push_keyed(&self, topic: &str, key: &str, payload: Vec<u8>, time_ms: i64) -> u64 {
+        let key = Bytes::copy_from_slice(key.as_bytes());
+        self.push_record(topic, 0, Some(key), Some(Bytes::from(payload)), time_ms)
+    }
+
+    fn push_record(
+        &self,
+        topic: &str,
+        partition: u32,
+        key: Option<Bytes>,
+        payload: Option<Bytes>,
+        time_ms: i64,
+    ) -> u64 {
         let mut topics = self.topics.lock();
         let held = of(&mut topics, topic, partition).unwrap();
         let offset = held.end();
@@ -57,8 +74,8 @@ impl MemoryLog {
             from: TopicPartition::new(topic, partition),
             offset: Offset(offset),
             timestamp: Millis(time_ms),
-            key: None,
-            payload: Some(Bytes::from(payload)),
+            key,
+            payload,
             headers: Vec::new(),
         });
         drop(topics);
@@ -103,8 +120,9 @@ impl Log for MemoryLog {
     }
 
     fn append(&self, record: NewRecord) -> Result<Delivery, LogError> {
-        let payload = record.payload.unwrap_or_default().to_vec();
-        let offset = self.push_to(&record.to.topic, record.to.partition, payload, record.timestamp.0);
+        of(&mut self.topics.lock(), &record.to.topic, record.to.partition)?;
+        let NewRecord { to, key, payload, timestamp, .. } = record;
+        let offset = self.push_record(&to.topic, to.partition, key, payload, timestamp.0);
         Ok(Box::pin(async move { Ok(Offset(offset)) }))
     }
 

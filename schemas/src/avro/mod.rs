@@ -17,6 +17,7 @@ mod links;
 mod records;
 mod registered;
 mod summary;
+mod triage;
 
 #[cfg(test)]
 mod tests;
@@ -35,6 +36,7 @@ pub use summary::{
     ClockShift, Importance, PathSegment, ServiceEdge, ServiceUse, SourceRange, SpanStatus, StageTime,
     SummaryHead, TraceSummary, read_summary_head, write_trace_summary,
 };
+pub use triage::{Standing, Triage, TriageStatus};
 
 const MAGIC: u8 = 0;
 const HEADER: usize = 5;
@@ -149,6 +151,7 @@ embedded! {
     Baseline => "baseline.v1.avsc" after [],
     Insight => "insight.v1.avsc" after [],
     RequestLink => "request_link.v1.avsc" after [],
+    Triage => "triage.v1.avsc" after [],
 }
 
 /// Writers' schemas by id, and the id to write one record type with. Clones learn together.

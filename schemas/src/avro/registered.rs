@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     AvroError, AvroRecord, Baseline, EmbeddedSchema, Insight, OWN, RequestLink, Rollup, SchemaIds,
-    TraceSummary, parse_schema, split,
+    TraceSummary, Triage, parse_schema, split,
 };
 use crate::topics;
 
@@ -31,13 +31,14 @@ impl Subject {
 
 /// Every topic with Avro values.
 #[must_use]
-pub fn subjects() -> [Subject; 5] {
+pub fn subjects() -> [Subject; 6] {
     [
         Subject { topic: topics::TRACES, schema: TraceSummary::<'static>::schema() },
         Subject { topic: topics::ROLLUPS, schema: Rollup::schema() },
         Subject { topic: topics::BASELINES, schema: Baseline::schema() },
         Subject { topic: topics::INSIGHTS, schema: Insight::schema() },
         Subject { topic: topics::LINKS, schema: RequestLink::schema() },
+        Subject { topic: topics::TRIAGE, schema: Triage::schema() },
     ]
 }
 

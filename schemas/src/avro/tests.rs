@@ -199,6 +199,18 @@ fn example_rollup() -> Rollup {
     }
 }
 
+fn example_triage() -> Triage {
+    Triage {
+        insight_id: "i-1".into(),
+        status: TriageStatus::Acknowledged,
+        muted_until_unix_nanos: Some(1_700_000_003_600_000_000),
+        severity: Severity::Page,
+        decided_unix_nanos: 1_700_000_000_000_000_000,
+        author: "on call".into(),
+        note: "a replica comes up".into(),
+    }
+}
+
 /// Scenario: one record of every other kind. Guarantee: it reads back unchanged.
 #[test]
 fn records_round_trip() {
@@ -211,6 +223,9 @@ fn records_round_trip() {
     let link = example_link();
     let ids = SchemaIds::embedded::<RequestLink>();
     assert_eq!(ids.decode::<RequestLink>(&ids.encode(&link).expect("fits")).expect("own bytes"), link);
+    let triage = example_triage();
+    let ids = SchemaIds::embedded::<Triage>();
+    assert_eq!(ids.decode::<Triage>(&ids.encode(&triage).expect("fits")).expect("own bytes"), triage);
     let baseline = Baseline {
         model: "llama".into(),
         hour_of_week: Some(3),
@@ -265,7 +280,7 @@ fn fields(json: &mut serde_json::Value) -> &mut Vec<serde_json::Value> {
     json["fields"].as_array_mut().expect("a record")
 }
 
-fn every_schema() -> [(&'static EmbeddedSchema, apache_avro::types::Value); 5] {
+fn every_schema() -> [(&'static EmbeddedSchema, apache_avro::types::Value); 6] {
     let value = |record: Result<apache_avro::types::Value, _>| record.expect("serializable");
     [
         (TraceSummary::<'static>::schema(), value(to_value(TraceSummary::default()))),
@@ -273,6 +288,7 @@ fn every_schema() -> [(&'static EmbeddedSchema, apache_avro::types::Value); 5] {
         (Baseline::schema(), value(to_value(Baseline::default()))),
         (Insight::schema(), value(to_value(example_insight()))),
         (RequestLink::schema(), value(to_value(example_link()))),
+        (Triage::schema(), value(to_value(example_triage()))),
     ]
 }
 
@@ -420,10 +436,11 @@ fn embedded_ids_are_pinned() {
 }
 
 /// Every id that was ever written, oldest first.
-const PINNED: [&[&str]; 5] = [
+const PINNED: [&[&str]; 6] = [
     &["c611f888", "eea02a4f", "d8acc3ed"],
     &["bdc34986", "c23574d0", "bc077e8d"],
     &["8b51b713"],
     &["d488fd4c"],
     &["f9f385fa"],
+    &["d0f7fe85"],
 ];

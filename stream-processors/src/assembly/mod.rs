@@ -48,6 +48,7 @@ pub struct Limits {
     pub max_traces: usize,
     pub max_bytes: usize,
     pub slow_ns: i64,
+    pub costly_nano_usd: u64,
 }
 
 /// One span, its strings interned in [`Assembly::names`].
@@ -533,6 +534,7 @@ impl Assembly {
                 first_offset: trace.first_offset,
                 last_offset: trace.last_offset,
                 slow_ns: self.limits.slow_ns,
+                costly_nano_usd: self.limits.costly_nano_usd,
                 cost: trace.cost(analysis),
                 price_version: &self.price_version,
             };

@@ -22,6 +22,7 @@ fn limits() -> Limits {
         max_traces: 1_000_000,
         max_bytes: 1 << 30,
         slow_ns: 1_000,
+        costly_nano_usd: u64::MAX,
     }
 }
 

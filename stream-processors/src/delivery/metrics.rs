@@ -52,7 +52,7 @@ impl Metrics {
         };
         let m = &metrics;
         let registry = registry.sub_registry_with_prefix("delivery");
-        let help = "Insights by target and what became of them: delivered, filtered, dead_letter";
+        let help = "Insights by target and what became of them: delivered, filtered, muted, dead_letter";
         registry.register("insights", help, m.insights.clone());
         let help = "Requests by target and how they ended: taken, refused, failed";
         registry.register("requests", help, m.requests.clone());

@@ -3,15 +3,18 @@
 //! One reader (`session`) follows the insights topic in a consumer group of its own and hands each insight to every
 //! target that wants it; each `target` has a bounded queue (`outbox`), a task that sends (`http`), retries with
 //! jitter (`backoff`) and gives up into the dead-letter topic (`letters`). What goes over the wire is made in `payload`.
+//! What people muted or resolved (`triage`) is held back (`following`).
 //!
 //! Invariants: a position is committed only when every target has taken, refused into the dead-letter topic or not
-//! wanted everything before it, so delivery is at least once; a repetition has the same `Idempotency-Key`. A target
+//! wanted or held back everything before it, so delivery is at least once; a repetition has the same `Idempotency-Key`. A target
 //! never waits for another one. An insight that finds its target's queue full goes to the dead-letter topic at once,
-//! marked for that target: the reader does not wait either. URLs and secrets are in no log line and no metric.
+//! marked for that target: the reader does not wait either. Who was told that something began is told that it is over, muted or
+//! not. URLs and secrets are in no log line and no metric.
 
 mod backoff;
 mod config;
 mod filter;
+mod following;
 mod http;
 mod letters;
 mod metrics;
@@ -21,6 +24,7 @@ mod payload;
 mod secret;
 mod session;
 mod target;
+mod triage;
 
 use std::{sync::Arc, time::Duration};
 
@@ -39,6 +43,7 @@ pub use letters::TARGET as TARGET_HEADER;
 use metrics::Metrics;
 use session::Session;
 use target::Target;
+use triage::Decisions;
 
 /// Longest pause before another try.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
@@ -89,6 +94,7 @@ pub struct Service {
     clock: Arc<dyn Clock>,
     metrics: Metrics,
     targets: Vec<Arc<Target>>,
+    decisions: Arc<Decisions>,
 }
 
 /// Checks the configuration, reads the secrets and registers the metrics; nothing is sent before [`Service::run`].
@@ -98,14 +104,21 @@ pub struct Service {
 pub async fn build(config: Config, deps: Deps<'_>) -> Result<Service, BuildError> {
     config.check().map_err(BuildError::Config)?;
     let metrics = Metrics::new(deps.metrics);
+    let decisions = Arc::new(Decisions::default());
     let mut targets = Vec::new();
     for target in &config.targets {
         let seed = deps.seed ^ xxh64(target.name.as_bytes(), 0);
-        let built = Target::new(target.clone(), config.open_ms, seed, deps.clock.clone(), metrics.clone())
+        let shared = target::Shared {
+            open_ms: config.open_ms,
+            clock: deps.clock.clone(),
+            metrics: metrics.clone(),
+            decisions: Arc::clone(&decisions),
+        };
+        let built = Target::new(target.clone(), seed, shared)
             .map_err(|detail| BuildError::Target { name: target.name.clone(), detail })?;
         targets.push(Arc::new(built));
     }
-    Ok(Service { config, log: deps.log, clock: deps.clock, metrics, targets })
+    Ok(Service { config, log: deps.log, clock: deps.clock, metrics, targets, decisions })
 }
 
 impl Service {
@@ -119,7 +132,12 @@ impl Service {
         for target in &self.targets {
             workers.spawn(Arc::clone(target).run(Arc::clone(&self.log), stop.clone()));
         }
-        let outcome = self.read(&shutdown, &stop, &mut workers).await;
+        let first_pause = Duration::from_millis(self.config.retry_ms);
+        let changed = || self.targets.iter().for_each(|target| target.look_again());
+        let outcome = tokio::select! {
+            outcome = self.read(&shutdown, &stop, &mut workers) => outcome,
+            never = self.decisions.follow(self.log.as_ref(), first_pause, changed) => match never {},
+        };
         // A worker that still sends when its time is over is cut off here; its insight is sent again.
         workers.shutdown().await;
         outcome
@@ -134,6 +152,10 @@ impl Service {
     ) -> Result<(), Error> {
         let first_pause = Duration::from_millis(self.config.retry_ms);
         let mut pause = first_pause;
+        tokio::select! {
+            () = self.decisions.complete() => {}
+            () = shutdown.cancelled() => {}
+        }
         while !shutdown.is_cancelled() {
             let outcome = match Session::start(self, shutdown.clone()).await {
                 Ok(mut session) => {

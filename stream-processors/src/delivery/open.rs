@@ -58,6 +58,11 @@ impl<V> OpenSet<V> {
         self.known.retain(|_, known| known.told_ms >= time_ms);
     }
 
+    /// Keeps what `keep` says, given id, partition and value.
+    pub(super) fn retain(&mut self, mut keep: impl FnMut(&Arc<str>, u32, &V) -> bool) {
+        self.known.retain(|id, known| keep(id, known.partition, &known.value));
+    }
+
     pub(super) fn values(&self) -> impl Iterator<Item = &V> {
         self.known.values().map(|known| &known.value)
     }

@@ -3,8 +3,8 @@
 //!
 //! Invariants: of one insight, a revision is sent only when the earlier ones are delivered or given up; of different
 //! insights, one that fails does not hold up another while the target answers at all. When failures follow each
-//! other the circuit opens: one entry is tried after each pause, until one gets through. An entry leaves the queue in one of four
-//! ways: delivered, refused for good, past its budget, or purged with its partition.
+//! other the circuit opens: one entry is tried after each pause, until one gets through. An entry leaves the queue in one of five
+//! ways: delivered, refused for good, past its budget, held back, or purged with its partition.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -143,7 +143,8 @@ impl<J: Clone> Outbox<J> {
         self.entries.remove(index).map(|entry| entry.job)
     }
 
-    fn remove(&mut self, number: Number) -> Option<J> {
+    /// Takes an entry out that is not to be sent.
+    pub(super) fn remove(&mut self, number: Number) -> Option<J> {
         let index = self.entries.binary_search_by_key(&number, |entry| entry.number).ok()?;
         self.entries.remove(index).map(|entry| entry.job)
     }

@@ -8,7 +8,7 @@ use infertrace_runtime::log::{
     tracker::Tracker,
 };
 use infertrace_schemas::{
-    avro::{Insight, SchemaIds},
+    avro::{Insight, InsightState, SchemaIds},
     topics,
 };
 use parking_lot::Mutex;
@@ -22,6 +22,13 @@ use super::{
 
 const POLL_TIME: Duration = Duration::from_millis(100);
 const LAG_TIME: Duration = Duration::from_secs(1);
+
+/// Lets go of what people decided about an insight that is over.
+fn note_end(service: &Service, insight: &Insight, record: &Record) {
+    if insight.state == InsightState::Resolved {
+        service.decisions.note_end(&insight.id, record.timestamp.0);
+    }
+}
 
 /// One assigned partition.
 struct Input {
@@ -172,15 +179,17 @@ impl<'s> Session<'s> {
         while let Some(batch) = reader.next(service.config.max_poll_bytes).await? {
             for record in batch {
                 records += 1;
-                let Some(Ok(insight)) = record.payload.as_deref().map(|payload| schemas.decode(payload))
+                let Some(Ok(insight)) =
+                    record.payload.as_deref().map(|payload| schemas.decode::<Insight>(payload))
                 else {
                     continue;
                 };
                 if letters::target_of(&record).is_some() {
                     continue;
                 }
-                let insight = Arc::new(insight);
+                let (insight, record) = (Arc::new(insight), Arc::new(record));
                 service.targets.iter().for_each(|target| target.recall(&insight, &record));
+                note_end(service, &insight, &record);
             }
         }
         tracing::info!(%at, records, elapsed_ms = begin.elapsed().as_millis() as u64, "looked back for open insights");
@@ -280,7 +289,7 @@ impl<'s> Session<'s> {
             let job = Job {
                 insight: Arc::clone(&insight),
                 record: Arc::clone(&record),
-                ticket: Arc::clone(ticket),
+                ticket: Some(Arc::clone(ticket)),
                 redriven: only.is_some(),
             };
             match target.offer(job) {
@@ -290,6 +299,9 @@ impl<'s> Session<'s> {
                     letters.push((self.overflow(target, &record, &insight, now), vec![Arc::clone(ticket)]))
                 }
             }
+        }
+        if only.is_none() {
+            note_end(self.service, &insight, &record);
         }
     }
 

@@ -1,5 +1,7 @@
 //! One target: what it wants, what waits for it, and the task that sends.
 //!
+//! What is muted is held back, the latest revision of each insight, and told when the mute ends and the insight goes on.
+//!
 //! Invariant: nothing a target does or fails to do is waited for by the reader or by another target. They share only
 //! the tickets, which note when every target is done with a record.
 
@@ -29,12 +31,14 @@ use super::{
     backoff::Backoff,
     config::{Kind, TargetConfig},
     filter::Filter,
+    following::{Following, Telling},
     http::{Outcome, Poster},
     letters,
     metrics::{Metrics, TargetLabels},
     open::OpenSet,
     outbox::{Limits, Number, Outbox, Step},
     payload::{self, alertmanager, slack, webhook},
+    triage::Decisions,
 };
 
 /// Alerts in one request when open ones are repeated.
@@ -78,9 +82,27 @@ impl Ticket {
 pub(super) struct Job {
     pub(super) insight: Arc<Insight>,
     pub(super) record: Arc<Record>,
-    pub(super) ticket: Arc<Ticket>,
+    /// None of what was held back: its position was committed then, and a restart finds it by looking back.
+    pub(super) ticket: Option<Arc<Ticket>>,
     /// Sent back from the dead-letter topic for this target.
     pub(super) redriven: bool,
+}
+
+impl Job {
+    /// The target is done with it.
+    fn done(&self) {
+        if let Some(ticket) = &self.ticket {
+            ticket.done();
+        }
+    }
+}
+
+/// What targets have in common.
+pub(super) struct Shared {
+    pub(super) open_ms: i64,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) metrics: Metrics,
+    pub(super) decisions: Arc<Decisions>,
 }
 
 /// What became of an offer.
@@ -88,7 +110,7 @@ pub(super) struct Job {
 pub(super) enum Offer {
     /// It waits for its turn.
     Queued,
-    /// The target does not want it.
+    /// The target does not want it, or not now.
     Filtered,
     /// The queue is full.
     Full,
@@ -107,8 +129,10 @@ pub(super) struct Target {
     started: Instant,
     open_ms: i64,
     outbox: Mutex<Outbox<Job>>,
-    /// What the target was told of and is not over: its end is told too, whatever the filter says by then.
-    followed: Mutex<OpenSet<()>>,
+    /// What is not over: its end is told too, whatever the filter says by then.
+    following: Mutex<Following>,
+    /// What people decided.
+    decisions: Arc<Decisions>,
     /// What Alertmanager holds for open.
     alerts: Mutex<OpenSet<Arc<Insight>>>,
     wake: Notify,
@@ -125,13 +149,8 @@ impl Target {
     ///
     /// # Errors
     /// A sentence that names no secret.
-    pub(super) fn new(
-        config: TargetConfig,
-        open_ms: i64,
-        seed: u64,
-        clock: Arc<dyn Clock>,
-        metrics: Metrics,
-    ) -> Result<Self, String> {
+    pub(super) fn new(config: TargetConfig, seed: u64, shared: Shared) -> Result<Self, String> {
+        let Shared { open_ms, clock, metrics, decisions } = shared;
         let path = if config.kind == Kind::Alertmanager { "/api/v2/alerts" } else { "" };
         let poster = Poster::new(&config.load_url()?, path, config.timeout())?;
         let (mut signer, mut bearer) = (None, None);
@@ -166,7 +185,8 @@ impl Target {
             started: Instant::now(),
             open_ms,
             outbox: Mutex::new(Outbox::new(limits, backoff)),
-            followed: Mutex::default(),
+            following: Mutex::default(),
+            decisions,
             alerts: Mutex::default(),
             wake: Notify::new(),
             config,
@@ -180,9 +200,20 @@ impl Target {
     /// Takes an insight in, if the target wants it and has room. Never waits.
     pub(super) fn offer(&self, job: Job) -> Offer {
         let insight = &job.insight;
-        if !job.redriven && !(self.follow(insight, &job.record) && self.filter.tells(insight.state)) {
-            self.metrics.insight(&self.name, "filtered");
-            return Offer::Filtered;
+        if !job.redriven {
+            let is_silent = self.is_silent(insight);
+            let refused = match self.follow(insight, &job.record, is_silent) {
+                Telling::Unwanted => Some("filtered"),
+                Telling::Withheld => Some("muted"),
+                Telling::Due { is_first } => {
+                    (!is_first && !self.filter.tells(insight.state)).then_some("filtered")
+                }
+            };
+            if let Some(outcome) = refused {
+                self.metrics.insight(&self.name, outcome);
+                self.wake.notify_one();
+                return Offer::Filtered;
+            }
         }
         let (partition, id) = (job.record.from.partition, insight.id.as_str().into());
         let offered = self.outbox.lock().offer(self.elapsed(), partition, id, job);
@@ -191,30 +222,68 @@ impl Target {
         if offered.is_ok() { Offer::Queued } else { Offer::Full }
     }
 
-    /// Whether the target follows this insight; notes it when it is open.
-    fn follow(&self, insight: &Insight, record: &Record) -> bool {
-        let mut followed = self.followed.lock();
-        let wanted = followed.get(&insight.id).is_some() || self.filter.follows(insight);
-        if insight.state == InsightState::Resolved {
-            followed.remove(&insight.id);
-        } else if wanted {
-            followed.insert(insight.id.as_str().into(), record.from.partition, record.timestamp.0, ());
-        }
-        wanted
+    fn is_silent(&self, insight: &Insight) -> bool {
+        self.decisions.standing(insight, self.clock.now_unix_millis()).is_silent()
     }
 
-    /// Notes an insight that an earlier run delivered.
-    pub(super) fn recall(&self, insight: &Arc<Insight>, record: &Record) {
-        if self.follow(insight, record) {
+    fn follow(&self, insight: &Arc<Insight>, record: &Arc<Record>, is_silent: bool) -> Telling {
+        self.following.lock().take(insight, record, is_silent, || self.filter.follows(insight))
+    }
+
+    /// Notes an insight of which an earlier run told, or held it back.
+    pub(super) fn recall(&self, insight: &Arc<Insight>, record: &Arc<Record>) {
+        let is_silent = self.decisions.was_silent(insight, record.timestamp.0);
+        if matches!(self.follow(insight, record, is_silent), Telling::Due { .. }) {
             self.note_alert(insight, record);
-            self.wake.notify_one();
         }
+        self.wake.notify_one();
+    }
+
+    /// Something may be due: a decision came.
+    pub(super) fn look_again(&self) {
+        self.wake.notify_one();
+    }
+
+    /// Queues what was held back and is not silent any more; says when more will be.
+    fn release(&self) -> Option<Duration> {
+        let now_ms = self.clock.now_unix_millis();
+        let mut next: Option<i64> = None;
+        let is_silent = |insight: &Insight| {
+            let is_silent = self.decisions.standing(insight, now_ms).is_silent();
+            let until_ms = self.decisions.muted_until_ms(&insight.id).filter(|until_ms| *until_ms > now_ms);
+            if is_silent {
+                next = next.into_iter().chain(until_ms).min();
+            }
+            is_silent
+        };
+        // Where the queue is full it stays held back until there is room.
+        let queue = |partition, (insight, record): (Arc<Insight>, Arc<Record>)| {
+            let id = insight.id.as_str().into();
+            let job = Job { insight, record, ticket: None, redriven: false };
+            self.outbox.lock().offer(self.elapsed(), partition, id, job).is_ok()
+        };
+        self.following.lock().release(is_silent, |state| self.filter.tells(state), queue);
+        let wait_ms = u64::try_from(next? - now_ms).unwrap_or_default();
+        Some(self.elapsed() + Duration::from_millis(wait_ms))
+    }
+
+    /// Takes an insight out of the queue that was muted since it came in; `false` when it is to be sent.
+    fn withhold(&self, number: Number, job: &Job) -> bool {
+        let insight = &job.insight;
+        if job.redriven || insight.state == InsightState::Resolved || !self.is_silent(insight) {
+            return false;
+        }
+        self.outbox.lock().remove(number);
+        self.following.lock().put_back(insight, &job.record);
+        self.metrics.insight(&self.name, "muted");
+        job.done();
+        true
     }
 
     /// Forgets a partition that another member has now.
     pub(super) fn purge(&self, partition: u32) {
         self.outbox.lock().purge(partition);
-        self.followed.lock().purge(partition);
+        self.following.lock().purge(partition);
         self.alerts.lock().purge(partition);
         self.gauge();
     }
@@ -259,10 +328,14 @@ impl Target {
             if !stop.is_cancelled() {
                 self.resend(&mut worker).await;
             }
+            let release = self.release();
             let step = self.outbox.lock().step(self.elapsed());
             self.gauge();
             match step {
                 Step::Send(number, job) => {
+                    if self.withhold(number, &job) {
+                        continue;
+                    }
                     if let Some(error) = self.deliver(&mut worker, number, &job).await
                         && !self.bury(&log, &job, &error, &stop).await?
                     {
@@ -281,7 +354,7 @@ impl Target {
                         return Ok(());
                     }
                     let resend = self.resends().then_some(worker.resend_at);
-                    let until = until.into_iter().chain(resend).min();
+                    let until = until.into_iter().chain(resend).chain(release).min();
                     let pause = until
                         .map_or(Duration::from_secs(3_600), |until| until.saturating_sub(self.elapsed()));
                     tokio::select! {
@@ -309,7 +382,7 @@ impl Target {
                         self.note_alert(&job.insight, &job.record);
                     }
                     self.metrics.insight(&self.name, "delivered");
-                    job.ticket.done();
+                    job.done();
                 }
                 None
             }
@@ -359,7 +432,7 @@ impl Target {
         let written = letters::put(log, vec![letter], stop).await?;
         if written {
             self.metrics.insight(&self.name, "dead_letter");
-            job.ticket.done();
+            job.done();
         }
         Ok(written)
     }
@@ -441,7 +514,9 @@ impl Target {
         let alerts: Vec<_> = {
             let mut alerts = self.alerts.lock();
             alerts.expire((now / 1_000_000).saturating_sub(self.open_ms));
-            alerts.values().map(|insight| alertmanager::alert(insight, now)).collect()
+            // What is silent is not repeated: Alertmanager ends it after its `resolve_timeout`, and has it again afterwards.
+            let told = alerts.values().filter(|insight| !self.is_silent(insight));
+            told.map(|insight| alertmanager::alert(insight, now)).collect()
         };
         worker.resend_at = self.elapsed() + self.config.resend();
         for alerts in alerts.chunks(ALERTS_A_REQUEST) {

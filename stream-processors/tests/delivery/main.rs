@@ -4,6 +4,7 @@
 //! Tests wait for requests, records and positions, never for time.
 
 mod receiver;
+mod triage;
 
 use std::{path::Path, sync::Arc, time::Duration};
 

@@ -7,6 +7,7 @@
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
+use crate::cost::Cost;
 use crate::json::Members;
 
 /// A 64-bit quantity, most often in nanoseconds; a decimal string on the wire (as OTLP/JSON writes it), a number is taken too.
@@ -62,6 +63,8 @@ pub struct TraceDetail {
     pub critical_path_segments: Vec<PathSegment>,
     /// Services whose clocks the server adjusted.
     pub clock_shifts: Vec<ClockShift>,
+    /// What its requests cost, where that is known.
+    pub cost: Option<Cost>,
     /// Insights that may be about it, in brief.
     pub insights: Value,
     /// Models that took part.
@@ -123,6 +126,7 @@ impl TraceDetail {
                 .map(segment)
                 .collect(),
             clock_shifts: members.items(&["clock_shifts"]).into_iter().map(shift).collect(),
+            cost: Cost::of(&members),
             insights: members.value("insights"),
             models: members.texts("models"),
             input_tokens: members.nanos(&["input_tokens"]),
@@ -228,6 +232,8 @@ pub struct Span {
     pub stage: Option<String>,
     /// Duration less what children cover.
     pub self_time_nano: Option<Nanos>,
+    /// What the request cost that it reports, where that is known; boxed, since few spans have one.
+    pub cost: Option<Box<Cost>>,
     /// Which tier the span came from.
     pub tier: Option<String>,
     /// W3C trace state.
@@ -298,6 +304,7 @@ impl Span {
             tokens: members.raw("tokens"),
             stage: members.optional_text(&["stage"]),
             self_time_nano: members.nanos(&["self_time_nano"]),
+            cost: Cost::of(&members).map(Box::new),
             tier: members.optional_text(&["tier"]),
             trace_state: members.text(&["trace_state"]),
             dropped_attributes_count: members.count(&["dropped_attributes_count", "dropped_attributes"]),

@@ -41,6 +41,22 @@ pub fn significant(value: f64) -> String {
     if digits == 0 { text } else { text.trim_end_matches('0').trim_end_matches('.').to_owned() }
 }
 
+/// Billionths of a US dollar: `$12.35` from a dollar on, three significant digits below, `$0.00382`.
+pub fn usd(nano_usd: u64) -> String {
+    const DOLLAR: u64 = 1_000_000_000;
+    // 0.9995 reads as a dollar.
+    if nano_usd >= 999_500_000 {
+        let cents = (nano_usd + DOLLAR / 200) / (DOLLAR / 100);
+        return format!("${}.{:02}", count(cents / 100), cents % 100);
+    }
+    let digits = nano_usd.checked_ilog10().map_or(0, |log| log + 1);
+    let unit = 10_u64.pow(digits.saturating_sub(3));
+    let rounded = (nano_usd + unit / 2) / unit * unit;
+    let text = format!("{rounded:09}");
+    let decimals = text.trim_end_matches('0');
+    if decimals.is_empty() { "$0".to_owned() } else { format!("$0.{decimals:0<2}") }
+}
+
 /// `1,234,567`.
 pub fn count(value: u64) -> String {
     let digits = value.to_string();
@@ -252,6 +268,25 @@ mod tests {
         assert_eq!(percent(0.0004).replace(NBSP, " "), "<0.1 %");
         assert_eq!(percent(0.037).replace(NBSP, " "), "3.7 %");
         assert_eq!(percent(0.42).replace(NBSP, " "), "42 %");
+    }
+
+    /// Scenario: amounts around a dollar, a cent and far below, and beside each rounding. Guarantee: three significant
+    /// digits below a dollar, cents from there on, and nothing that is not nothing reads as nothing.
+    #[test]
+    fn amounts_read_well() {
+        for (nano_usd, text) in [
+            (0, "$0"),
+            (1, "$0.000000001"),
+            (3_822_222, "$0.00382"),
+            (10_000_000, "$0.01"),
+            (300_000_000, "$0.30"),
+            (999_499_999, "$0.999"),
+            (999_500_000, "$1.00"),
+            (12_345_678_901, "$12.35"),
+            (1_234_567_000_000, "$1,234.57"),
+        ] {
+            assert_eq!(usd(nano_usd), text, "{nano_usd}");
+        }
     }
 
     /// Scenario: known instants, before 1970 among them, in several zones. Guarantee: the civil date is right.

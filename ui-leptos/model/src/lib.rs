@@ -10,6 +10,7 @@
 pub mod api;
 pub mod attributes;
 pub mod colour;
+pub mod cost;
 pub mod critical;
 pub mod filter;
 pub mod flame;

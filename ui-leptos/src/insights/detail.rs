@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use infertrace_ui_model::insight::page::{self, Frame};
-use infertrace_ui_model::insight::{Insight, chart};
+use infertrace_ui_model::insight::{Insight, chart, triage, with_details_of};
 use infertrace_ui_model::node::Node;
 use infertrace_ui_model::query_string;
 use leptos::prelude::*;
 use leptos::task::spawn_local;
+use wasm_bindgen::JsCast;
 
 use super::state::InsightsState;
 use crate::browser;
@@ -54,11 +55,42 @@ pub(crate) fn InsightPage(id: String) -> AnyView {
             again();
         }
     });
-    request_animation_frame(|| {
-        if document().active_element().is_none_or(|active| active.tag_name() == "BODY") {
-            browser::focus("main");
+    focus_if_lost("main");
+    let refused: RwSignal<Option<String>> = RwSignal::new(None);
+    let decide = {
+        let id = Arc::clone(&id);
+        move |event: web_sys::MouseEvent| {
+            let Some(name) = button_name(&event) else { return };
+            let Some(insight) = shown.with_untracked(|shown| shown.first().cloned()) else { return };
+            let Some((method, body)) = triage::request(&insight, &name, browser::now_ms()) else { return };
+            let mut url = "/api/v1/insights/".to_owned();
+            query_string::encode_segment(&id, &mut url);
+            url.push_str("/triage");
+            spawn_local(async move {
+                match net::send(method, &url, body.as_deref()).await {
+                    Ok(found) => {
+                        let _ = shown.try_update(|shown| {
+                            if let Some(known) = shown.first_mut() {
+                                *known = with_details_of(Insight::of(&found), known);
+                            }
+                        });
+                        let _ = refused.try_set(None);
+                        focus_if_lost("triage");
+                    }
+                    Err(error) => {
+                        let (title, detail) = error.words();
+                        let _ = refused.try_set(Some(format!("{title}: {detail}")));
+                    }
+                }
+            });
         }
-    });
+    };
+    let notice = move || {
+        refused.get().map(|words| {
+            view! { <p class="notice is-error" role="alert">{icon("alert")}<span>{words}</span></p> }
+                .into_any()
+        })
+    };
     let tree = move || {
         let frame = Frame {
             now_ms: state.clock(),
@@ -82,7 +114,23 @@ pub(crate) fn InsightPage(id: String) -> AnyView {
             failure(Heading::Page, &error, load)
         }
     };
-    view! { <div class="page insight">{view_of(body)}</div> }.into_any()
+    view! { <div class="page insight" on:click=mouse(decide)>{view_of(notice)}{view_of(body)}</div> }
+        .into_any()
+}
+
+/// Gives the focus to an element once all is drawn, if what had it is gone.
+fn focus_if_lost(id: &'static str) {
+    request_animation_frame(move || {
+        if document().active_element().is_none_or(|active| active.tag_name() == "BODY") {
+            browser::focus(id);
+        }
+    });
+}
+
+/// The name of the button that was pressed, if it was one that has a name.
+fn button_name(event: &web_sys::MouseEvent) -> Option<String> {
+    let pressed: web_sys::Element = event.target()?.dyn_into().ok()?;
+    pressed.closest("button[name]").ok()??.get_attribute("name")
 }
 
 /// The course of the evidence over its baseline; none where there is nothing to draw.

@@ -81,6 +81,7 @@ fn times(model: &TraceModel, index: SpanIndex) -> AnyView {
             {pair("Self time", format!("{} ({})", format::duration(node.self_time), share(node.self_time, length)), exact(node.self_time))}
             {pair("Starts at", format!("+{}", format::duration(node.start)), format!("{} {}", format::absolute(start, offset), format::zone(offset)))}
             {pair("Of the trace", share(length, model.duration), String::new())}
+            {model.span(index).cost.as_ref().map(|cost| pair("Cost", format!("{} ({})", cost.amount(), cost.note()), cost.basis_text()))}
             {(critical > 0).then(|| pair("On the critical path", format!("{} ({})", format::duration(critical), share(critical, model.duration)), exact(critical)))}
         </dl>
     }

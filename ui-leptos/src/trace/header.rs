@@ -1,6 +1,7 @@
 //! The trace in a few figures: what it was, how long it took, where the time went, whether it is whole.
 
 use infertrace_ui_model::api::Nanos;
+use infertrace_ui_model::cost::unknown;
 use infertrace_ui_model::critical;
 use infertrace_ui_model::format;
 use infertrace_ui_model::insight::strip;
@@ -86,6 +87,7 @@ fn figures(model: &TraceModel) -> AnyView {
             title,
         ));
     }
+    out.extend(cost(model));
     if let Some(ttft) = detail.ttft_nano {
         let title = if detail.ttft_measured == Some(false) {
             "Derived from queue and prefill spans"
@@ -106,6 +108,18 @@ fn figures(model: &TraceModel) -> AnyView {
         ));
     }
     view! { <dl class="figures">{out}</dl> }.into_any()
+}
+
+/// What the trace cost, never without what kind of figure that is.
+fn cost(model: &TraceModel) -> Option<AnyView> {
+    let detail = &model.detail;
+    let Some(cost) = &detail.cost else {
+        let reason = unknown(&detail.models, detail.output_tokens)?;
+        return Some(figure("Cost", "–".into_any(), reason.to_owned()));
+    };
+    let value =
+        view! { {cost.amount()} <span class="figure-note">{format!(" {}", cost.note())}</span> }.into_any();
+    Some(figure("Cost", value, cost.basis_text()))
 }
 
 fn spans(model: &TraceModel) -> AnyView {

@@ -111,7 +111,7 @@ fn lists_page_by_page() {
             assert_eq!(found, wanted, "{filter:?} by {limit}");
         }
     }
-    let counts = store.open_counts();
+    let counts = store.open_counts(0);
     assert_eq!(counts.page + counts.warning + counts.info, store.open());
 }
 

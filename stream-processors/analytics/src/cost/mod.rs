@@ -23,7 +23,7 @@ pub use exact::{NANOS_PER_USD, Share, price_of_time};
 pub use ledger::{Charge, Claim, DeviceLedger, Settlement, split_claim};
 pub use pricer::{Defaults, DeviceFacts, Pricer, Rate, RequestFacts, StepShare};
 pub use table::{GpuPrice, PriceError, PriceTable, TokenPrice};
-pub use trace::{TraceCost, trace_cost};
+pub use trace::{TraceCost, trace_cost, trace_cost_of};
 
 /// Whether a cost follows from what was recorded, or from an assumption on the way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -46,6 +46,11 @@ enum Below {
 /// cost below it counts, since it is nearest to the work. `None` where no cost is known.
 #[must_use]
 pub fn trace_cost(spans: &[(u32, Option<Cost>)]) -> Option<TraceCost> {
+    trace_cost_of(spans, |_| {})
+}
+
+/// [`trace_cost`], telling `counted` the index of each span whose cost is part of it.
+pub fn trace_cost_of(spans: &[(u32, Option<Cost>)], mut counted: impl FnMut(usize)) -> Option<TraceCost> {
     let mut below = vec![Below::Nothing; spans.len()];
     let mut sum = TraceCost { kind: CostKind::Measured, ..TraceCost::default() };
     for (index, (parent, cost)) in spans.iter().enumerate().rev() {
@@ -53,6 +58,7 @@ pub fn trace_cost(spans: &[(u32, Option<Cost>)]) -> Option<TraceCost> {
         match cost {
             Some(cost) if cost.is_known() && found != Below::Priced => {
                 found = Below::Priced;
+                counted(index);
                 sum.priced += 1;
                 sum.nano_usd = sum.nano_usd.saturating_add(cost.nano_usd);
                 sum.gpu_micros = sum.gpu_micros.saturating_add(cost.gpu_micros);

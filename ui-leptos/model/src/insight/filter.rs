@@ -101,8 +101,8 @@ impl InsightFilter {
         };
         let state = match self.state.as_str() {
             "all" => true,
-            "resolved" => insight.resolved,
-            _ => !insight.resolved,
+            "resolved" => insight.is_settled(),
+            _ => !insight.is_settled(),
         };
         is(&self.model, &insight.model)
             && is(&self.tenant, &insight.tenant)

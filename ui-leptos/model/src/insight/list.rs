@@ -1,7 +1,7 @@
 //! The list of insights.
 
 use super::filter::{InsightFilter, SEVERITIES, STATES};
-use super::{Cause, Insight, words};
+use super::{Cause, Insight, triage, words};
 use crate::format;
 use crate::node::{Node, el, icon, link, text};
 use crate::route::Route;
@@ -56,8 +56,11 @@ fn row(insight: &Insight, now_ms: i64) -> Node {
     let id = format!("i-{}", insight.id);
     let title = link("row-link insight-title", &Route::insight(&insight.id).to_url(), &insight.title);
     let resolved = insight.resolved.then(|| el("span", "badge").add(icon("check")).text("Resolved"));
-    let head =
-        el("div", "insight-head").add(insight.severity.badge()).all(resolved).add(title.with("id", &id));
+    let head = el("div", "insight-head")
+        .add(insight.severity.badge())
+        .all(resolved)
+        .all(triage::badge(insight, now_ms))
+        .add(title.with("id", &id));
     let meta = el("p", "insight-meta muted")
         .add(text("span", "", &words::name(&insight.kind)))
         .add(text("span", "", &subject(insight)))
@@ -65,7 +68,7 @@ fn row(insight: &Insight, now_ms: i64) -> Node {
     let class = format!(
         "insight-row {}{}",
         insight.severity.names().0,
-        if insight.resolved { " is-over" } else { "" }
+        if insight.is_settled() { " is-over" } else { "" }
     );
     el("li", &class).add(el("div", "insight-what").add(head).add(meta)).add(causes(insight))
 }

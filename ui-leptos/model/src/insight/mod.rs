@@ -4,6 +4,7 @@ pub mod chart;
 pub mod filter;
 pub mod list;
 pub mod page;
+pub mod triage;
 pub mod words;
 
 use serde_json::Value;
@@ -11,6 +12,7 @@ use serde_json::Value;
 use crate::api::number_of;
 use crate::node::{Node, el, icon, link, text};
 use crate::route::Route;
+use triage::Triage;
 
 /// How much an insight asks of its reader.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -129,6 +131,8 @@ pub struct Insight {
     pub advice: Option<Advice>,
     pub examples: Vec<String>,
     pub normal: Vec<String>,
+    /// What people decided about it.
+    pub triage: Option<Triage>,
     /// Of the insight's own resource alone.
     pub revisions: Vec<Revision>,
     /// The course of its first number, once it is known.
@@ -210,6 +214,7 @@ impl Insight {
             }),
             examples: strings(value, "example_traces"),
             normal: strings(value, "normal_traces"),
+            triage: Triage::of(&value["triage"]),
             revisions: items(value, "revisions").iter().map(revision).collect(),
             chart: None,
         }
@@ -243,6 +248,12 @@ impl InsightList {
             warnings: strings(value, "warnings"),
         }
     }
+}
+
+/// `newer` with what only the insight's own resource tells, as it was known.
+#[must_use]
+pub fn with_details_of(newer: Insight, known: &Insight) -> Insight {
+    Insight { revisions: known.revisions.clone(), chart: known.chart.clone(), ..newer }
 }
 
 /// Takes a newer state into the list, which stays in order; one that no longer passes `keep` leaves.

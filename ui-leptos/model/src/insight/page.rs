@@ -1,6 +1,6 @@
 //! One insight: what happened, what to do, why, the numbers, traces of both sides, its life.
 
-use super::{Insight, Revision, words};
+use super::{Insight, Revision, triage, words};
 use crate::filter::{Filter, TimeRange};
 use crate::format;
 use crate::node::{Node, el, icon, link, text};
@@ -22,7 +22,7 @@ pub struct Frame {
 }
 
 impl Frame {
-    fn time(&self, unix_nano: i64) -> String {
+    pub(super) fn time(&self, unix_nano: i64) -> String {
         let text = format::absolute(unix_nano, self.offset_minutes);
         text.get(..19).unwrap_or(&text).to_owned()
     }
@@ -55,7 +55,10 @@ pub(super) fn head(insight: &Insight, frame: &Frame) -> Node {
     } else {
         text("span", "badge is-open", "Open")
     };
-    let badges = el("p", "insight-badges").add(insight.severity.badge()).add(state);
+    let badges = el("p", "insight-badges")
+        .add(insight.severity.badge())
+        .add(state)
+        .all(triage::badge(insight, frame.now_ms));
     let mut figures = el("dl", "figures");
     let of_model = Filter { model: insight.model.clone(), ..Filter::default() };
     let subjects = [
@@ -76,7 +79,12 @@ pub(super) fn head(insight: &Insight, frame: &Frame) -> Node {
     figures = figures
         .add(figure("Opened", text("time", "", &frame.time(insight.opened))))
         .add(figure("Lasts", text("span", "", &lasted(insight, frame.now_ms))));
-    el("header", "insight-header").add(crumbs).add(text("h1", "", &insight.title)).add(badges).add(figures)
+    el("header", "insight-header")
+        .add(crumbs)
+        .add(text("h1", "", &insight.title))
+        .add(badges)
+        .add(figures)
+        .add(triage::bar(insight, frame))
 }
 
 fn lasted(insight: &Insight, now_ms: i64) -> String {
