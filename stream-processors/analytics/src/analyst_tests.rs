@@ -275,3 +275,62 @@ fn a_resolved_incident_keeps_its_cause() {
         assert!(text.contains("800 MHz instead of 1410 MHz"), "waiting in the engine: {in_engine}, {text}");
     }
 }
+
+/// Median of a metric in the last telling, by version, where there is one.
+fn medians(story: &Story, metric: &str) -> Vec<(String, f64, bool)> {
+    let last_ms = story.baselines.iter().map(|one| one.computed_ms).max();
+    let of = |one: &&crate::output::Baseline| {
+        one.metric == metric && one.hour_of_week.is_none() && Some(one.computed_ms) == last_ms
+    };
+    let told = story.baselines.iter().filter(of);
+    told.map(|one| (one.version.clone(), one.median.exp(), one.cold_start)).collect()
+}
+
+/// Scenario: a model of one version; then a canary beside it, slower by a fifth, which is no incident; then the old version
+/// goes. Guarantee: an hour tells what is normal for all versions together and for each that served; the old one keeps its
+/// history, the canary begins cold; devices' metrics are told of all together only; a version that is gone is not told.
+#[test]
+fn versions_have_baselines_of_their_own() {
+    let mut story = Story::new(AnalystConfig::default());
+    let versions = |story: &Story, metric: &str| -> Vec<String> {
+        medians(story, metric).into_iter().map(|(version, ..)| version).collect()
+    };
+    story.run(360, &[HEALTHY; 3]);
+    let told = medians(&story, "tpot_mean");
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert_eq!((told[0].0.as_str(), told[1].0.as_str()), ("", "1"));
+    assert!((told[0].1 - told[1].1).abs() < 1e-12, "all requests were of one version: {told:?}");
+    assert_eq!(versions(&story, "gpu_busy"), [""]);
+
+    let canary = Conduct { tpot_us: 17_500, version: "2", ..HEALTHY };
+    // The canary serves for the last eight minutes of the hour.
+    story.run(312, &[HEALTHY; 3]);
+    story.run(48, &[HEALTHY, HEALTHY, canary]);
+    let told = medians(&story, "tpot_mean");
+    let (old, new) = (&told[1], &told[2]);
+    assert_eq!((old.0.as_str(), old.2, new.0.as_str(), new.2), ("1", false, "2", true), "{told:?}");
+    assert!((new.1 / old.1 - 17.5 / 15.0).abs() < 0.02, "{told:?}");
+    assert_eq!(versions(&story, "gpu_busy"), [""]);
+
+    let restored = Analyst::restore(AnalystConfig::default(), &story.analyst.snapshot());
+    story.analyst = restored.expect("its own snapshot");
+    story.run(720, &[canary; 3]);
+    assert_eq!(versions(&story, "tpot_mean"), ["", "2"]);
+}
+
+/// Scenario: a new version every few minutes for hours. Guarantee: no more versions than the bound are told in an hour.
+#[test]
+fn versions_with_baselines_are_bounded() {
+    let mut story = Story::new(AnalystConfig::default());
+    for version in ["1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12"] {
+        story.run(60, &[Conduct { version, ..HEALTHY }; 3]);
+    }
+    let last_ms = story.baselines.iter().map(|one| one.computed_ms).max();
+    let told: std::collections::BTreeSet<&str> = story
+        .baselines
+        .iter()
+        .filter(|one| Some(one.computed_ms) == last_ms && !one.version.is_empty())
+        .map(|one| one.version.as_str())
+        .collect();
+    assert_eq!(told.into_iter().collect::<Vec<_>>(), ["10", "11", "12", "9"]);
+}

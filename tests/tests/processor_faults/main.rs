@@ -49,13 +49,21 @@ const PATIENCE: Duration = Duration::from_secs(90);
 /// Each scenario keeps both cores busy.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
+/// Which source counts as idle is a matter of how far others are ahead, and so of the pace at which a backlog is read:
+/// here none does, so that all wait for all.
+const IDLE_AFTER_MS: i64 = 86_400_000;
+
 /// What decides the outputs; the oracle runs with the same.
-const DECISIVE: [(&str, &str); 3] = [
-    ("INFERTRACE_PROCESSOR_TRACE_IDLE_MS", "1000"),
-    ("INFERTRACE_PROCESSOR_TRACE_LATE_MS", "4000"),
-    // Only the log's time decides; otherwise a pause of a process would close traces early.
-    ("INFERTRACE_PROCESSOR_CLOSE_BY_WALL_CLOCK", "false"),
-];
+fn decisive() -> Vec<(String, String)> {
+    let decisive = [
+        ("INFERTRACE_PROCESSOR_TRACE_IDLE_MS", "1000".to_owned()),
+        ("INFERTRACE_PROCESSOR_TRACE_LATE_MS", "4000".to_owned()),
+        // Only the log's time decides; otherwise a pause of a process would close traces early.
+        ("INFERTRACE_PROCESSOR_CLOSE_BY_WALL_CLOCK", "false".to_owned()),
+        ("INFERTRACE_INSIGHTS_IDLE_AFTER_MS", IDLE_AFTER_MS.to_string()),
+    ];
+    decisive.map(|(key, value)| (key.to_owned(), value)).to_vec()
+}
 
 fn number(variable: &str, default: u64) -> anyhow::Result<u64> {
     match std::env::var(variable) {
@@ -64,11 +72,7 @@ fn number(variable: &str, default: u64) -> anyhow::Result<u64> {
     }
 }
 
-fn decisive() -> Vec<(String, String)> {
-    DECISIVE.map(|(key, value)| (key.to_owned(), value.to_owned())).to_vec()
-}
-
-/// [`DECISIVE`], for the pure code.
+/// [`decisive`], for the pure code.
 fn pure_config() -> infertrace_processors::Config {
     infertrace_processors::Config {
         trace_idle_ms: 1_000,

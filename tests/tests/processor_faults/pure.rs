@@ -56,7 +56,7 @@ async fn told(log: &dyn Log) -> anyhow::Result<Values> {
     let sources: Vec<u32> = (0..log.partitions(topics::SPANS).await?).collect();
     let mut analysts: Vec<Analyst> = (0..partitions)
         .map(|partition| {
-            let (lateness_ms, idle_after_ms) = (service.lateness_ms, service.idle_after_ms);
+            let (lateness_ms, idle_after_ms) = (service.lateness_ms, super::IDLE_AFTER_MS);
             let config = AnalystConfig {
                 lateness_ms,
                 idle_after_ms,
