@@ -192,7 +192,7 @@ impl Analyst {
         self.memory.windows.closed_to_ms()
     }
 
-    /// Partials that came too late to correct their 10 s rollup; detectors have counted them.
+    /// Keys that were seen too late to correct their 10 s rollup; detectors have counted them.
     #[must_use]
     pub const fn uncorrected_partials(&self) -> u64 {
         self.memory.windows.uncorrected

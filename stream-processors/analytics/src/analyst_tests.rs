@@ -69,7 +69,42 @@ fn late_data_corrects_rollups() {
     assert_eq!(rollups(&out, WINDOW_MS, "trace"), [(20_000, 2, 35), (70_000, 1, 30)]);
     assert_eq!(rollups(&out, 60_000, "trace"), [(0, 2, 185)]);
     analyst.partial(0, late(START + 80_000, START - 600_000));
+    analyst.watermark(0, START + 91_500, &mut out);
     assert_eq!(analyst.uncorrected_partials(), 1);
+}
+
+/// Scenario: two sources, of which one brings something late; it is read at the other's pace, or as a backlog far ahead of
+/// the other. Guarantee: the same outputs in the same order: the correction waits for the window in which it is seen.
+#[test]
+fn corrections_know_no_pace() {
+    let told = |backlog: bool| {
+        let mut analyst =
+            Analyst::new(AnalystConfig { idle_after_ms: Millis::MAX, ..AnalystConfig::default() });
+        analyst.set_sources(&[0, 1]);
+        let mut out = Vec::new();
+        let mut step = |source: u32, at: i64| {
+            let window_ms = START + at * WINDOW_MS;
+            window(window_ms, &[HEALTHY]).into_iter().for_each(|one| analyst.partial(source, one));
+            if (source, at) == (0, 5) {
+                for one in window(START + 2 * WINDOW_MS, &[Conduct { requests: 4, ..HEALTHY }]) {
+                    analyst.partial(source, Partial { seen_window_ms: window_ms, ..one });
+                }
+            }
+            analyst.watermark(source, window_ms + WINDOW_MS + 1_500, &mut out);
+        };
+        if backlog {
+            (0..12).for_each(|at| step(0, at));
+            (0..12).for_each(|at| step(1, at));
+        } else {
+            (0..12).for_each(|at| (0..2).for_each(|source| step(source, at)));
+        }
+        out
+    };
+    let out = told(false);
+    assert_eq!(out, told(true));
+    let of_window: Vec<_> =
+        rollups(&out, WINDOW_MS, "trace").into_iter().filter(|(start, ..)| *start == 20_000).collect();
+    assert_eq!(of_window, [(20_000, 1, 60), (20_000, 2, 64)]);
 }
 
 /// Scenario: a source that says nothing for more than the idle time, and speaks again. Guarantee: windows close
