@@ -187,8 +187,11 @@ async fn taken_over(standby: u32, windows: i64) -> ((u64, u64), (u64, u64)) {
     fill(&log, windows / 2..windows - 1).await;
     read_all(&log).await;
     if standby > 0 {
-        let lag = "infertrace_insights_standby_lag_records{";
-        until("the copies to be up to date", async || heir.zeros(lag) == half).await;
+        // Of every partition there are as many partials.
+        let at = TopicPartition::new(topics::PARTIALS, 0);
+        let end = log.watermarks(&at).await.expect("there").high.0;
+        let position = "infertrace_insights_standby_position{";
+        until("the copies to be up to date", async || heir.sum(position) == half as u64 * end).await;
         assert_eq!(heir.sum("infertrace_insights_standby_partitions "), half as u64);
     }
     let restored = |from: &str| {

@@ -27,22 +27,32 @@ pub(super) struct Metrics {
     restored_partitions: Family<[(&'static str, &'static str); 1], Counter>,
     restored_records: Family<[(&'static str, &'static str); 1], Counter>,
     pub(super) standby_partitions: Gauge,
-    pub(super) standby_lag: StandbyLag,
+    pub(super) standby: StandbyProgress,
 }
 
-/// How far the copies of a standby are behind the owners, by partition.
-#[derive(Clone, Debug, Default)]
-pub(super) struct StandbyLag(Family<[(&'static str, u32); 1], Gauge>);
+type ByPartition = Family<[(&'static str, u32); 1], Gauge>;
 
-impl StandbyLag {
-    pub(super) fn set(&self, partition: u32, records: u64) {
-        let records = i64::try_from(records).unwrap_or(i64::MAX);
-        self.0.get_or_create(&[("partition", partition)]).set(records);
+/// How far the copies of a standby are, by partition.
+#[derive(Clone, Debug, Default)]
+pub(super) struct StandbyProgress {
+    position: ByPartition,
+    lag: ByPartition,
+}
+
+impl StandbyProgress {
+    /// The copy's next record, and how many the owner has committed from there on.
+    pub(super) fn set(&self, partition: u32, position: u64, lag: u64) {
+        for (family, value) in [(&self.position, position), (&self.lag, lag)] {
+            let value = i64::try_from(value).unwrap_or(i64::MAX);
+            family.get_or_create(&[("partition", partition)]).set(value);
+        }
     }
 
     /// Forgets a partition of which there is no copy any more.
     pub(super) fn remove(&self, partition: u32) {
-        self.0.remove(&[("partition", partition)]);
+        for family in [&self.position, &self.lag] {
+            family.remove(&[("partition", partition)]);
+        }
     }
 }
 
@@ -68,7 +78,7 @@ impl Metrics {
             restored_partitions: Family::default(),
             restored_records: Family::default(),
             standby_partitions: Gauge::default(),
-            standby_lag: StandbyLag::default(),
+            standby: StandbyProgress::default(),
         };
         let m = &metrics;
         let registry = registry.sub_registry_with_prefix("insights");
@@ -108,7 +118,12 @@ impl Metrics {
         registry.register(
             "standby_lag_records",
             "Partials that a partition's owner has committed and the copy has not taken",
-            m.standby_lag.0.clone(),
+            m.standby.lag.clone(),
+        );
+        registry.register(
+            "standby_position",
+            "Offset of the next partials that the copy of a partition takes",
+            m.standby.position.clone(),
         );
         Arc::new(metrics)
     }

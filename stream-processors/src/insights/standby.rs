@@ -195,7 +195,7 @@ impl Follower {
 
     fn answer_to(&mut self, request: Option<Request>) {
         let Some(Request { partition, reply }) = request else { return };
-        self.service.metrics.standby_lag.remove(partition);
+        self.service.metrics.standby.remove(partition);
         let copy = self.copies.remove(&partition).map(|copy| copy.state);
         self.service.metrics.standby_partitions.set(self.copies.len() as i64);
         // Whoever asked may have gone: the next owner restores from the snapshot.
@@ -208,7 +208,7 @@ impl Follower {
         self.copies.retain(|partition, _| {
             let keeps = partitions.contains(partition);
             if !keeps {
-                metrics.standby_lag.remove(*partition);
+                metrics.standby.remove(*partition);
             }
             keeps
         });
@@ -298,7 +298,7 @@ impl Follower {
         let most = self.service.config.max_buffered_bytes / self.copies.len().max(1);
         for (&partition, copy) in &mut self.copies {
             copy.advance();
-            self.service.metrics.standby_lag.set(partition, copy.lag());
+            self.service.metrics.standby.set(partition, copy.state.next, copy.lag());
             let Some(consumer) = &mut self.consumer else { continue };
             if !copy.is_paused && copy.waiting_bytes > most {
                 consumer.pause(&copy.at)?;

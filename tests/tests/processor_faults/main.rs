@@ -158,6 +158,8 @@ impl Bench {
         setup.variables.extend([
             ("INFERTRACE_KAFKA_SESSION_TIMEOUT_MS".to_owned(), millis(SESSION)),
             ("INFERTRACE_KAFKA_TRANSACTION_TIMEOUT_MS".to_owned(), millis(TRANSACTION)),
+            // Half of what others own: some are taken over from a copy, some from a snapshot.
+            ("INFERTRACE_INSIGHTS_STANDBY_PARTITIONS".to_owned(), "4".to_owned()),
         ]);
         let config = Config { brokers: kafka.bootstrap(), max_message_bytes: 1_040_000, ..Config::default() };
         let (log, runtime) = (KafkaLog::new(config)?, tokio::runtime::Runtime::new()?);
