@@ -25,7 +25,7 @@ use crate::{
 const MAX_EMPTY_WINDOWS: Millis = 8_640;
 const HOUR_MS: Millis = 3_600_000;
 /// Grows when a snapshot of before cannot be read any more.
-const SNAPSHOT_VERSION: u8 = 2;
+const SNAPSHOT_VERSION: u8 = 3;
 
 /// A snapshot that cannot be restored.
 #[derive(Debug, PartialEq, Eq)]
@@ -192,7 +192,7 @@ impl Analyst {
         self.memory.windows.closed_to_ms()
     }
 
-    /// Partials that came too late to correct their 10 s rollup; detectors have counted them.
+    /// Keys that were seen too late to correct their 10 s rollup; detectors have counted them.
     #[must_use]
     pub const fn uncorrected_partials(&self) -> u64 {
         self.memory.windows.uncorrected

@@ -69,7 +69,42 @@ fn late_data_corrects_rollups() {
     assert_eq!(rollups(&out, WINDOW_MS, "trace"), [(20_000, 2, 35), (70_000, 1, 30)]);
     assert_eq!(rollups(&out, 60_000, "trace"), [(0, 2, 185)]);
     analyst.partial(0, late(START + 80_000, START - 600_000));
+    analyst.watermark(0, START + 91_500, &mut out);
     assert_eq!(analyst.uncorrected_partials(), 1);
+}
+
+/// Scenario: two sources, of which one brings something late; it is read at the other's pace, or as a backlog far ahead of
+/// the other. Guarantee: the same outputs in the same order: the correction waits for the window in which it is seen.
+#[test]
+fn corrections_know_no_pace() {
+    let told = |backlog: bool| {
+        let mut analyst =
+            Analyst::new(AnalystConfig { idle_after_ms: Millis::MAX, ..AnalystConfig::default() });
+        analyst.set_sources(&[0, 1]);
+        let mut out = Vec::new();
+        let mut step = |source: u32, at: i64| {
+            let window_ms = START + at * WINDOW_MS;
+            window(window_ms, &[HEALTHY]).into_iter().for_each(|one| analyst.partial(source, one));
+            if (source, at) == (0, 5) {
+                for one in window(START + 2 * WINDOW_MS, &[Conduct { requests: 4, ..HEALTHY }]) {
+                    analyst.partial(source, Partial { seen_window_ms: window_ms, ..one });
+                }
+            }
+            analyst.watermark(source, window_ms + WINDOW_MS + 1_500, &mut out);
+        };
+        if backlog {
+            (0..12).for_each(|at| step(0, at));
+            (0..12).for_each(|at| step(1, at));
+        } else {
+            (0..12).for_each(|at| (0..2).for_each(|source| step(source, at)));
+        }
+        out
+    };
+    let out = told(false);
+    assert_eq!(out, told(true));
+    let of_window: Vec<_> =
+        rollups(&out, WINDOW_MS, "trace").into_iter().filter(|(start, ..)| *start == 20_000).collect();
+    assert_eq!(of_window, [(20_000, 1, 60), (20_000, 2, 64)]);
 }
 
 /// Scenario: a source that says nothing for more than the idle time, and speaks again. Guarantee: windows close
@@ -274,4 +309,63 @@ fn a_resolved_incident_keeps_its_cause() {
         );
         assert!(text.contains("800 MHz instead of 1410 MHz"), "waiting in the engine: {in_engine}, {text}");
     }
+}
+
+/// Median of a metric in the last telling, by version, where there is one.
+fn medians(story: &Story, metric: &str) -> Vec<(String, f64, bool)> {
+    let last_ms = story.baselines.iter().map(|one| one.computed_ms).max();
+    let of = |one: &&crate::output::Baseline| {
+        one.metric == metric && one.hour_of_week.is_none() && Some(one.computed_ms) == last_ms
+    };
+    let told = story.baselines.iter().filter(of);
+    told.map(|one| (one.version.clone(), one.median.exp(), one.cold_start)).collect()
+}
+
+/// Scenario: a model of one version; then a canary beside it, slower by a fifth, which is no incident; then the old version
+/// goes. Guarantee: an hour tells what is normal for all versions together and for each that served; the old one keeps its
+/// history, the canary begins cold; devices' metrics are told of all together only; a version that is gone is not told.
+#[test]
+fn versions_have_baselines_of_their_own() {
+    let mut story = Story::new(AnalystConfig::default());
+    let versions = |story: &Story, metric: &str| -> Vec<String> {
+        medians(story, metric).into_iter().map(|(version, ..)| version).collect()
+    };
+    story.run(360, &[HEALTHY; 3]);
+    let told = medians(&story, "tpot_mean");
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert_eq!((told[0].0.as_str(), told[1].0.as_str()), ("", "1"));
+    assert!((told[0].1 - told[1].1).abs() < 1e-12, "all requests were of one version: {told:?}");
+    assert_eq!(versions(&story, "gpu_busy"), [""]);
+
+    let canary = Conduct { tpot_us: 17_500, version: "2", ..HEALTHY };
+    // The canary serves for the last eight minutes of the hour.
+    story.run(312, &[HEALTHY; 3]);
+    story.run(48, &[HEALTHY, HEALTHY, canary]);
+    let told = medians(&story, "tpot_mean");
+    let (old, new) = (&told[1], &told[2]);
+    assert_eq!((old.0.as_str(), old.2, new.0.as_str(), new.2), ("1", false, "2", true), "{told:?}");
+    assert!((new.1 / old.1 - 17.5 / 15.0).abs() < 0.02, "{told:?}");
+    assert_eq!(versions(&story, "gpu_busy"), [""]);
+
+    let restored = Analyst::restore(AnalystConfig::default(), &story.analyst.snapshot());
+    story.analyst = restored.expect("its own snapshot");
+    story.run(720, &[canary; 3]);
+    assert_eq!(versions(&story, "tpot_mean"), ["", "2"]);
+}
+
+/// Scenario: a new version every few minutes for hours. Guarantee: no more versions than the bound are told in an hour.
+#[test]
+fn versions_with_baselines_are_bounded() {
+    let mut story = Story::new(AnalystConfig::default());
+    for version in ["1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12"] {
+        story.run(60, &[Conduct { version, ..HEALTHY }; 3]);
+    }
+    let last_ms = story.baselines.iter().map(|one| one.computed_ms).max();
+    let told: std::collections::BTreeSet<&str> = story
+        .baselines
+        .iter()
+        .filter(|one| Some(one.computed_ms) == last_ms && !one.version.is_empty())
+        .map(|one| one.version.as_str())
+        .collect();
+    assert_eq!(told.into_iter().collect::<Vec<_>>(), ["10", "11", "12", "9"]);
 }

@@ -251,6 +251,8 @@ pub(crate) struct ModelWindow {
     /// Requests of all versions and devices, for quantiles.
     pub(crate) cell: Cell,
     pub(crate) versions: BTreeMap<String, Facts>,
+    /// Requests of all devices, by version.
+    version_cells: BTreeMap<String, Cell>,
     /// By (device, version).
     pub(crate) devices: BTreeMap<(String, String), Facts>,
     /// Requests by service.
@@ -308,7 +310,7 @@ impl ModelWindow {
 
     fn add_requests(&mut self, version: &str, service: &str, device: &str, merged: &Merged) {
         let facts = Facts::of(&merged.cell);
-        self.cell.merge(&merged.cell);
+        self.version_cells.entry(version.to_owned()).or_default().merge(&merged.cell);
         self.exemplars.merge(&merged.exemplars);
         *self.services.entry(service.to_owned()).or_default() += facts.requests;
         if facts.requests == 0 {
@@ -341,6 +343,7 @@ impl ModelWindow {
 
     /// Replaces what spans said of devices by the devices' own readings, where there are any.
     fn join(&mut self, readings: &BTreeMap<&str, Cell>) {
+        self.version_cells.values().for_each(|cell| self.cell.merge(cell));
         self.all = Facts::of(&self.cell);
         self.all.refused += self.refused;
         self.all.unreported += self.unreported;
@@ -384,6 +387,13 @@ impl ModelWindow {
         let mut names: Vec<&str> = self.devices.keys().map(|(device, _)| device.as_str()).collect();
         names.dedup();
         self.all.devices = u32::try_from(names.len()).unwrap_or(u32::MAX);
+    }
+
+    /// The requests of one version alone; none where it had none.
+    pub(crate) fn of_version(&self, version: &str) -> Option<Self> {
+        let cell = self.version_cells.get(version)?;
+        let all = Facts::of(cell);
+        (all.requests > 0).then(|| Self { all, cell: cell.clone(), ..Self::default() })
     }
 
     /// A sketch of a measure of all requests.

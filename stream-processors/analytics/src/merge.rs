@@ -1,9 +1,9 @@
 //! Partials merged by key into windows of 10 s, 1 min and 1 h, and corrected by what comes late.
 //!
 //! Invariants: a window is told once when it is over, then once more after each closed window in which something
-//! late changed it, with a higher revision; what is told does not depend on the order of partials. A window is kept
-//! for corrections for a while; what is later still is counted in [`Windows::uncorrected`] and in the longer windows
-//! that are still kept.
+//! late is seen of it, with a higher revision; what is told depends neither on the order of partials nor on which source
+//! is read first, since what is late waits for the window in which it is seen. A window is kept for corrections for a
+//! while; what is later still is counted in [`Windows::uncorrected`] and in the longer windows that are still kept.
 
 use std::collections::BTreeMap;
 
@@ -70,19 +70,8 @@ struct Level {
 }
 
 impl Level {
-    /// `false` when the window is gone: over before `told_to_ms`, and not kept.
-    fn add(
-        &mut self,
-        window_ms: Millis,
-        key: &Key,
-        cell: &Cell,
-        exemplars: &Exemplars,
-        now_ms: Millis,
-    ) -> bool {
+    fn add(&mut self, window_ms: Millis, key: &Key, cell: &Cell, exemplars: &Exemplars) {
         let start = window_ms - window_ms.rem_euclid(self.length_ms);
-        if start + self.length_ms <= now_ms && !self.windows.contains_key(&start) {
-            return false;
-        }
         let window = self.windows.entry(start).or_default();
         let entry = match window.entries.get_mut(key) {
             Some(entry) => entry,
@@ -90,7 +79,6 @@ impl Level {
         };
         entry.merged.merge(cell, exemplars);
         entry.changed = true;
-        true
     }
 
     /// Whether the window that holds `window_ms` is still to be told or kept for corrections.
@@ -144,16 +132,14 @@ impl Level {
 pub(crate) struct Windows {
     /// Open base windows, by the window of the events.
     open: BTreeMap<Millis, Cells>,
-    /// What came late but before its window was closed here: in the rollup, not in what detectors see of the window.
-    late: BTreeMap<Millis, Cells>,
-    /// What detectors see of a window though its events are of an earlier one.
-    seen_later: BTreeMap<Millis, Cells>,
+    /// What is late, by the window in which detectors see it, then by the window of the events.
+    late: BTreeMap<Millis, BTreeMap<Millis, Cells>>,
     base: Level,
     longer: [Level; 2],
     devices: Devices,
     /// End of the last closed window.
     closed_to_ms: Option<Millis>,
-    /// Partials that came after their 10 s window was forgotten.
+    /// Keys that were seen after their 10 s window was forgotten.
     pub(crate) uncorrected: u64,
 }
 
@@ -176,7 +162,6 @@ impl Windows {
         Self {
             open: BTreeMap::new(),
             late: BTreeMap::new(),
-            seen_later: BTreeMap::new(),
             base: level(WINDOW_MS, MINUTE_MS),
             longer: [level(MINUTE_MS, 5 * MINUTE_MS), level(HOUR_MS, 10 * MINUTE_MS)],
             devices: Devices::default(),
@@ -192,28 +177,19 @@ impl Windows {
 
     /// Start of the earliest window in which anything is seen and that is not closed. Events may be of earlier ones.
     pub(crate) fn first_seen_ms(&self) -> Option<Millis> {
-        let first = |map: &BTreeMap<Millis, Cells>| map.first_key_value().map(|(start, _)| *start);
-        [first(&self.open), first(&self.seen_later)].into_iter().flatten().min()
+        [self.open.keys().next().copied(), self.late.keys().next().copied()].into_iter().flatten().min()
     }
 
     pub(crate) fn add(&mut self, partial: &Partial) {
         let Partial { window_ms, seen_window_ms, key, cell, exemplars } = partial;
         let now_ms = self.closed_to_ms.unwrap_or(Millis::MIN);
         let seen_ms = (*seen_window_ms).max(*window_ms).max(now_ms);
-        if *window_ms < now_ms {
-            if !self.base.add(*window_ms, key, cell, exemplars, now_ms) {
-                self.uncorrected += 1;
-            }
-            for level in &mut self.longer {
-                level.add(*window_ms, key, cell, exemplars, now_ms);
-            }
-        } else if seen_ms == *window_ms {
-            merge_into(self.open.entry(*window_ms).or_default(), key, cell, exemplars);
-            return;
+        let cells = if seen_ms == *window_ms {
+            self.open.entry(*window_ms).or_default()
         } else {
-            merge_into(self.late.entry(*window_ms).or_default(), key, cell, exemplars);
-        }
-        merge_into(self.seen_later.entry(seen_ms).or_default(), key, cell, exemplars);
+            self.late.entry(seen_ms).or_default().entry(*window_ms).or_default()
+        };
+        merge_into(cells, key, cell, exemplars);
     }
 
     /// Closes the window that begins at `window_ms`: tells rollups and hands over what detectors see of it.
@@ -224,19 +200,17 @@ impl Windows {
         out: &mut Vec<Output>,
     ) -> Cells {
         let now_ms = window_ms + WINDOW_MS;
-        let on_time = self.open.remove(&window_ms).unwrap_or_default();
-        // Before the first window that is closed at all, and in a hole that was jumped over, there may be earlier ones.
-        let not_late = self.late.split_off(&now_ms);
-        let late = std::mem::replace(&mut self.late, not_late);
-        let late = late
-            .iter()
-            .flat_map(|(start_ms, cells)| cells.iter().map(|(key, merged)| (*start_ms, key, merged)));
-        for (start_ms, key, Merged { cell, exemplars }) in
-            on_time.iter().map(|(key, merged)| (window_ms, key, merged)).chain(late)
-        {
-            self.base.add(start_ms, key, cell, exemplars, start_ms);
+        let mut view = self.open.remove(&window_ms).unwrap_or_default();
+        for (key, Merged { cell, exemplars }) in &view {
+            self.base.add(window_ms, key, cell, exemplars);
             for level in &mut self.longer {
-                level.add(start_ms, key, cell, exemplars, start_ms);
+                level.add(window_ms, key, cell, exemplars);
+            }
+        }
+        for (start_ms, cells) in self.late.remove(&window_ms).unwrap_or_default() {
+            for (key, Merged { cell, exemplars }) in &cells {
+                self.correct(start_ms, key, cell, exemplars);
+                merge_into(&mut view, key, cell, exemplars);
             }
         }
         self.price_devices(now_ms);
@@ -245,11 +219,19 @@ impl Windows {
             level.tell(now_ms, &is_ours, out);
         }
         self.closed_to_ms = Some(now_ms);
-        let mut view = on_time;
-        for (key, merged) in self.seen_later.remove(&window_ms).unwrap_or_default() {
-            merge_into(&mut view, &key, &merged.cell, &merged.exemplars);
-        }
         view
+    }
+
+    /// Adds what is late to the windows that are still kept; before the first that is closed at all, any are.
+    fn correct(&mut self, window_ms: Millis, key: &Key, cell: &Cell, exemplars: &Exemplars) {
+        let now_ms = self.closed_to_ms;
+        let keeps = |level: &Level| now_ms.is_none_or(|now_ms| level.keeps(window_ms, now_ms));
+        self.uncorrected += u64::from(!keeps(&self.base));
+        for level in std::iter::once(&mut self.base).chain(&mut self.longer) {
+            if keeps(level) {
+                level.add(window_ms, key, cell, exemplars);
+            }
+        }
     }
 
     /// Adds the price of the time of devices that reported themselves in windows that are over.
@@ -261,7 +243,7 @@ impl Windows {
                 cell.count(Counter::DeviceNanoUsd, price);
                 for level in std::iter::once(&mut self.base).chain(&mut self.longer) {
                     if level.keeps(window_ms, now_ms) {
-                        level.add(window_ms, &key, &cell, &Exemplars::default(), window_ms);
+                        level.add(window_ms, &key, &cell, &Exemplars::default());
                     }
                 }
             }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    baseline::{Baselines, Slope},
+    baseline::{Baselines, Metric, Slope, VersionBaselines},
     cause::{self, Parts, contributions},
     config::AnalystConfig,
     detect::{
@@ -51,6 +51,7 @@ pub(crate) struct Model {
     tenant: String,
     model: String,
     baselines: Baselines,
+    version_baselines: VersionBaselines,
     past: VecDeque<Past>,
     drifts: Drifts,
     tracks: Tracks,
@@ -137,14 +138,21 @@ impl Model {
         }
         let oldest = window_ms - REOPEN_MS;
         self.incidents.retain(|one| one.resolved_ms.is_none_or(|resolved| resolved > oldest));
-        self.baselines.learn(window_ms, window, is_flagged);
+        self.baselines.learn(window_ms, window, is_flagged, |_| true);
+        if self.versions.len() > 1 {
+            self.version_baselines.learn(window_ms, window, is_flagged);
+        }
     }
 
     fn remember(&mut self, window_ms: Millis, window: &ModelWindow) {
         self.services.learn(window_ms, &window.services);
+        let only = self.only_version().map(str::to_owned);
         for version in window.versions.keys() {
             let first = VersionPast { first_ms: window_ms, last_ms: window_ms };
             self.versions.entry(version.clone()).or_insert(first).last_ms = window_ms;
+        }
+        if let (Some(only), true) = (only, self.versions.len() > 1) {
+            self.version_baselines.part(&only, &self.baselines);
         }
         while self.versions.len() > MOST_VERSIONS {
             let oldest =
@@ -165,17 +173,28 @@ impl Model {
         self.past.push_back(Past::of(window));
     }
 
-    /// At the end of an hour: tells the baselines and forgets services that are gone.
+    /// The version, if all requests that told theirs were of one.
+    fn only_version(&self) -> Option<&str> {
+        let mut versions = self.versions.keys();
+        versions.next().filter(|version| !version.is_empty() && versions.next().is_none()).map(String::as_str)
+    }
+
+    /// At the end of an hour: tells the baselines, of all versions together and of each, and forgets services that are gone.
     pub(crate) fn turn_hour(&mut self, hour_ms: Millis, config: &AnalystConfig, out: &mut Vec<Output>) {
-        let version = if self.versions.len() == 1 { self.versions.keys().next().cloned() } else { None };
-        let of = Baseline {
-            tenant: self.tenant.clone(),
-            model: self.model.clone(),
-            version: version.unwrap_or_default(),
-            ..Baseline::default()
-        };
+        let of = Baseline { tenant: self.tenant.clone(), model: self.model.clone(), ..Baseline::default() };
         let mut told = Vec::new();
         self.baselines.turn_hour(hour_ms, &of, &mut told);
+        if let Some(version) = self.only_version() {
+            let is_of_requests = |one: &&Baseline| {
+                Metric::ALL.iter().any(|metric| metric.is_of_requests() && metric.name() == one.metric)
+            };
+            let own = told.iter().filter(is_of_requests);
+            let own: Vec<Baseline> =
+                own.map(|one| Baseline { version: version.to_owned(), ..one.clone() }).collect();
+            told.extend(own);
+        } else {
+            self.version_baselines.turn_hour(hour_ms, &of, &mut told);
+        }
         out.extend(told.into_iter().map(Output::Baseline));
         self.services.forget(hour_ms - 2 * config.detectors.silence.gone_ms);
     }

@@ -3,7 +3,7 @@
 use crate::{
     analyst::Analyst,
     config::AnalystConfig,
-    output::{Insight, Output},
+    output::{Baseline, Insight, Output},
     rollup::{Cell, Counter, Exemplar, Exemplars, Key, Measure, Millis, Partial, WINDOW_MS, stage},
 };
 
@@ -129,11 +129,12 @@ pub(crate) struct Story {
     pub(crate) analyst: Analyst,
     pub(crate) at_ms: Millis,
     pub(crate) insights: Vec<Insight>,
+    pub(crate) baselines: Vec<Baseline>,
 }
 
 impl Story {
     pub(crate) fn new(config: AnalystConfig) -> Self {
-        Self { analyst: Analyst::new(config), at_ms: START, insights: Vec::new() }
+        Self { analyst: Analyst::new(config), at_ms: START, insights: Vec::new(), baselines: Vec::new() }
     }
 
     /// After 100 healthy windows of three devices.
@@ -153,10 +154,13 @@ impl Story {
             self.at_ms += WINDOW_MS;
             self.analyst.watermark(0, self.at_ms + 1_500, &mut out);
         }
-        self.insights.extend(out.into_iter().filter_map(|output| match output {
-            Output::Insight(insight) => Some(*insight),
-            _ => None,
-        }));
+        for output in out {
+            match output {
+                Output::Insight(insight) => self.insights.push(*insight),
+                Output::Baseline(baseline) => self.baselines.push(baseline),
+                Output::Rollup(_) | Output::Closed { .. } => {}
+            }
+        }
     }
 
     /// The last revision of the only insight, and its first cause.

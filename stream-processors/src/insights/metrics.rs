@@ -24,6 +24,36 @@ pub(super) struct Metrics {
     pub(super) window_delay_seconds: Histogram,
     pub(super) transaction_seconds: Histogram,
     pub(super) restore_seconds: Histogram,
+    restored_partitions: Family<[(&'static str, &'static str); 1], Counter>,
+    restored_records: Family<[(&'static str, &'static str); 1], Counter>,
+    pub(super) standby_partitions: Gauge,
+    pub(super) standby: StandbyProgress,
+}
+
+type ByPartition = Family<[(&'static str, u32); 1], Gauge>;
+
+/// How far the copies of a standby are, by partition.
+#[derive(Clone, Debug, Default)]
+pub(super) struct StandbyProgress {
+    position: ByPartition,
+    lag: ByPartition,
+}
+
+impl StandbyProgress {
+    /// The copy's next record, and how many the owner has committed from there on.
+    pub(super) fn set(&self, partition: u32, position: u64, lag: u64) {
+        for (family, value) in [(&self.position, position), (&self.lag, lag)] {
+            let value = i64::try_from(value).unwrap_or(i64::MAX);
+            family.get_or_create(&[("partition", partition)]).set(value);
+        }
+    }
+
+    /// Forgets a partition of which there is no copy any more.
+    pub(super) fn remove(&self, partition: u32) {
+        for family in [&self.position, &self.lag] {
+            family.remove(&[("partition", partition)]);
+        }
+    }
 }
 
 impl Metrics {
@@ -45,6 +75,10 @@ impl Metrics {
             window_delay_seconds: Histogram::new(seconds),
             transaction_seconds: Histogram::new(seconds),
             restore_seconds: Histogram::new(seconds),
+            restored_partitions: Family::default(),
+            restored_records: Family::default(),
+            standby_partitions: Gauge::default(),
+            standby: StandbyProgress::default(),
         };
         let m = &metrics;
         let registry = registry.sub_registry_with_prefix("insights");
@@ -66,11 +100,42 @@ impl Metrics {
         );
         registry.register("transaction_seconds", "Duration of transactions", m.transaction_seconds.clone());
         registry.register("restore_seconds", "Duration of restoring a partition", m.restore_seconds.clone());
+        registry.register(
+            "restored_partitions",
+            "Partitions taken over, by what they were restored from: nothing, snapshot, standby",
+            m.restored_partitions.clone(),
+        );
+        registry.register(
+            "restored_records",
+            "Partials before the committed position that were read again for it",
+            m.restored_records.clone(),
+        );
+        registry.register(
+            "standby_partitions",
+            "Partitions of other members of which a copy is kept",
+            m.standby_partitions.clone(),
+        );
+        registry.register(
+            "standby_lag_records",
+            "Partials that a partition's owner has committed and the copy has not taken",
+            m.standby.lag.clone(),
+        );
+        registry.register(
+            "standby_position",
+            "Offset of the next partials that the copy of a partition takes",
+            m.standby.position.clone(),
+        );
         Arc::new(metrics)
     }
 
     pub(super) fn output(&self, kind: &'static str) {
         self.outputs.get_or_create(&[("kind", kind)]).inc();
+    }
+
+    /// A partition was taken over; so many records below its committed position are read again.
+    pub(super) fn restored(&self, from: &'static str, records: u64) {
+        self.restored_partitions.get_or_create(&[("from", from)]).inc();
+        self.restored_records.get_or_create(&[("from", from)]).inc_by(records);
     }
 
     pub(super) fn restarted(&self, reason: &'static str) {

@@ -2,14 +2,17 @@
 //!
 //! `session` reads the partials topic as a member of a group and drives one pure
 //! [`Analyst`](infertrace_analytics::analyst::Analyst) a partition; `convert` makes records of what it puts out;
-//! `state` keeps snapshots. Outputs, state and positions are one transaction.
+//! `state` keeps snapshots, `restore` takes a partition over, `standby` follows partitions of other members to make
+//! that quick. Outputs, state and positions are one transaction.
 //!
 //! Invariant: outputs are a function of the partials; a restart repeats the analysis from a snapshot and is silent
 //! about windows that were told already.
 
 pub mod convert;
 mod metrics;
+mod restore;
 mod session;
+mod standby;
 mod state;
 
 use std::{sync::Arc, time::Duration};
@@ -18,6 +21,7 @@ use infertrace_analytics::config::AnalystConfig;
 use infertrace_runtime::{clock::Clock, instance::instance_name, log::Log};
 use infertrace_schemas::topics;
 use serde::{Deserialize, Serialize};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -25,7 +29,9 @@ use crate::{
     supervise::{self_test, supervise},
 };
 use metrics::Metrics;
+use restore::Restored;
 use session::Desk;
+use standby::{Follower, Standby};
 
 /// How insights are made.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -57,6 +63,10 @@ pub struct Config {
     pub max_buffered_bytes: usize,
     /// Bytes of records taken at once. Default 1 MiB.
     pub max_poll_bytes: usize,
+    /// Partitions of other members whose analysis is followed, so that taking one over reads only its last second instead of
+    /// the partials since its snapshot. Each takes the memory and work of one more partition. The group does not know of
+    /// it: set it to all partitions of the partials on a pair of members. Default 0: none.
+    pub standby_partitions: usize,
 }
 
 impl Default for Config {
@@ -74,6 +84,7 @@ impl Default for Config {
             max_pending_bytes: 16 << 20,
             max_buffered_bytes: 16 << 20,
             max_poll_bytes: 1 << 20,
+            standby_partitions: 0,
         }
     }
 }
@@ -124,6 +135,7 @@ pub struct Service {
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
     transactional_id: String,
+    standby: Option<Arc<Standby>>,
 }
 
 /// Checks the configuration and registers the metrics; the log is first touched by [`Service::run`].
@@ -138,6 +150,7 @@ pub async fn build(config: Config, deps: Deps<'_>) -> Result<Service, BuildError
         log: deps.log,
         clock: deps.clock,
         metrics: Metrics::new(deps.metrics),
+        standby: None,
     })
 }
 
@@ -146,12 +159,38 @@ impl Service {
     ///
     /// # Errors
     /// When the log refuses for good; everything passing is retried.
-    pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
+    pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), Error> {
+        let (standby, requests) = Standby::new();
+        let follows = self.config.standby_partitions > 0;
+        self.standby = follows.then(|| Arc::clone(&standby));
         let service = Arc::new(self);
         self_test(service.log.as_ref(), &service.transactional_id, topics::INSIGHT_STATE, &shutdown).await?;
+        let ended = shutdown.child_token();
+        // Ends with this call, however that ends.
+        let mut follower = JoinSet::new();
+        if follows {
+            follower.spawn(Follower::new(Arc::clone(&service), standby, requests).run(ended.clone()));
+        }
         let restarted = |reason| service.metrics.restarted(reason);
         let retry = service.config.retry();
-        supervise("insights", retry, &shutdown, || Desk::start(Arc::clone(&service)), restarted).await?;
-        Ok(())
+        let outcome =
+            supervise("insights", retry, &shutdown, || Desk::start(Arc::clone(&service)), restarted).await;
+        ended.cancel();
+        if let Some(Err(error)) = follower.join_next().await {
+            tracing::error!(%error, "the standby ended by itself; partitions were restored from their snapshots");
+        }
+        Ok(outcome?)
+    }
+
+    /// The copy of `partition` that was followed, if any; it is this member's now.
+    async fn take_standby(&self, partition: u32) -> Option<Restored> {
+        self.standby.as_ref()?.take(partition).await
+    }
+
+    /// `partition` is not this member's any more.
+    fn left(&self, partition: u32) {
+        if let Some(standby) = &self.standby {
+            standby.leave(partition);
+        }
     }
 }

@@ -6,9 +6,7 @@ use bytes::Bytes;
 use infertrace_analytics::{analyst::Analyst, output::Output, rollup};
 use infertrace_runtime::log::{
     Consumer, ConsumerOptions, Event, LogError, Millis, NewRecord, NextOffset, Record, TopicPartition,
-    Transactions,
-    dead_letter::Reader,
-    range::{Range, RangeReader},
+    Transactions, dead_letter::Reader,
 };
 use infertrace_schemas::topics;
 use tokio::time::Instant;
@@ -17,19 +15,17 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Service,
     convert::{Converter, Partitions},
-    state::{Gatherer, Kept, snapshot_records, told_record},
+    restore::{Layout, Origin, restore},
+    state::{snapshot_records, told_record},
 };
 use crate::{partials, supervise::Session};
 
 const POLL_TIME: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// Offsets at the end of a topic that may be transaction markers.
-const MARKERS: u64 = 8;
+pub(super) const MARKERS: u64 = 8;
 /// Tries of the last commit when shutting down.
 const LAST_TRIES: u32 = 3;
-const STATE_POLL_BYTES: usize = 4 << 20;
-/// How often a long restore says how far it is.
-const PROGRESS: Duration = Duration::from_secs(2);
 
 const READER: Reader = Reader { role: "insights", codec: "infertrace.v1.PartialBatch", codec_version: "1" };
 
@@ -63,9 +59,7 @@ pub(super) struct Desk {
     converter: Converter,
     to: Partitions,
     dead_letter_partitions: u32,
-    partials_partitions: u32,
-    state_partitions: u32,
-    sources: Vec<u32>,
+    layout: Layout,
     inputs: BTreeMap<u32, Input>,
     outputs: Vec<Output>,
     pending: Vec<Pending>,
@@ -82,7 +76,10 @@ pub(super) struct Desk {
 /// A session that lost its membership leaves no lag behind that another member works off.
 impl Drop for Desk {
     fn drop(&mut self) {
-        self.inputs.keys().for_each(|&partition| self.service.metrics.lag.forget(partition));
+        for &partition in self.inputs.keys() {
+            self.service.metrics.lag.forget(partition);
+            self.service.left(partition);
+        }
     }
 }
 
@@ -98,10 +95,7 @@ impl Desk {
             insights: log.partitions(topics::INSIGHTS).await?.max(1),
         };
         let dead_letter_partitions = log.partitions(topics::DLQ).await?.max(1);
-        let partials_partitions = log.partitions(topics::PARTIALS).await?.max(1);
-        let state_partitions = log.partitions(topics::INSIGHT_STATE).await?.max(1);
-        let sources =
-            partials::all_sources(log.partitions(topics::SPANS).await?, log.partitions(topics::GPU).await?);
+        let layout = Layout::of(log.as_ref()).await?;
         let consumer = log
             .consumer(ConsumerOptions {
                 group: Some(service.config.group.clone()),
@@ -118,9 +112,7 @@ impl Desk {
             converter: Converter::current(),
             to,
             dead_letter_partitions,
-            partials_partitions,
-            state_partitions,
-            sources,
+            layout,
             inputs: BTreeMap::new(),
             outputs: Vec::new(),
             pending: Vec::new(),
@@ -252,48 +244,39 @@ impl Desk {
         for (at, committed) in partitions {
             let begin = Instant::now();
             let partition = at.partition;
-            let kept = restore(&self.service, partition, self.state_partitions).await?;
-            if let Some(problem) = &kept.problem {
-                tracing::error!(%at, problem, "the snapshot is not usable; the partials are read from the oldest");
-            }
-            let config = self.service.config.analyst(partition, self.partials_partitions);
-            let restored = kept.snapshot.and_then(|snapshot| {
-                match Analyst::restore(config.clone(), &snapshot.bytes) {
-                    Ok(analyst) => Some((analyst, snapshot.position)),
-                    Err(error) => {
-                        tracing::error!(%at, %error, "the snapshot is not usable; the partials are read from the oldest");
-                        None
-                    }
-                }
-            });
-            let marks = self.service.log.watermarks(&at).await?;
-            let (mut analyst, position) = restored.unwrap_or_else(|| (Analyst::new(config), marks.low.0));
-            analyst.set_sources(&self.sources);
-            let from = position.max(marks.low.0);
-            if from > position {
-                self.service.metrics.lost_records.inc_by(from - position);
-                tracing::error!(%at, lost = from - position, "retention removed partials before they were analysed");
+            let standby = self.service.take_standby(partition).await;
+            let restored = restore(&self.service, &self.layout, partition, standby).await?;
+            let (from, origin) = (restored.next, restored.origin.as_str());
+            let committed = committed.map(|position| position.0);
+            let again = committed.map_or(0, |committed| committed.saturating_sub(from));
+            self.service.metrics.restored(origin, again);
+            if restored.lost > 0 {
+                self.service.metrics.lost_records.inc_by(restored.lost);
+                tracing::error!(%at, lost = restored.lost, "retention removed partials before they were analysed");
             }
             self.consumer.seek(&at, NextOffset(from)).await?;
             if self.retry.is_some() {
                 self.consumer.pause(&at)?;
             }
-            let snapshot_ms = analyst.closed_to_ms();
+            // Where a copy went on, the last snapshot is old: the next one is due.
+            let is_copy = restored.origin == Origin::Standby;
+            let snapshot_ms = restored.analyst.closed_to_ms().filter(|_| !is_copy);
+            let told_to_ms = restored.told_to_ms;
             self.inputs.insert(
                 partition,
                 Input {
                     at: at.clone(),
-                    analyst,
+                    analyst: restored.analyst,
                     next: from,
-                    committed: committed.map(|position| position.0),
-                    told_to_ms: kept.told_to_ms,
+                    committed,
+                    told_to_ms,
                     told_more: false,
                     snapshot_ms,
                     last_record_ms: None,
                 },
             );
             self.service.metrics.restore_seconds.observe(begin.elapsed().as_secs_f64());
-            tracing::info!(%at, from, told_to_ms = kept.told_to_ms, elapsed_ms = begin.elapsed().as_millis() as u64, "partition of partials assigned");
+            tracing::info!(%at, from, again, origin, told_to_ms, elapsed_ms = begin.elapsed().as_millis() as u64, "partition of partials assigned");
         }
         Ok(())
     }
@@ -303,6 +286,7 @@ impl Desk {
         for at in partitions {
             self.inputs.remove(&at.partition);
             self.service.metrics.lag.forget(at.partition);
+            self.service.left(at.partition);
             self.pending.retain(|pending| pending.partition != at.partition);
             tracing::info!(%at, "partition of partials revoked");
         }
@@ -357,7 +341,7 @@ impl Desk {
         let mut records = Vec::new();
         for (&partition, input) in &mut self.inputs {
             let (true, Some(told_to_ms)) = (input.told_more, input.told_to_ms) else { continue };
-            let to = TopicPartition::new(topics::INSIGHT_STATE, partition % self.state_partitions);
+            let to = TopicPartition::new(topics::INSIGHT_STATE, partition % self.layout.state);
             let now = Millis(told_to_ms);
             records.push(told_record(&to, partition, told_to_ms, now));
             let closed = input.analyst.closed_to_ms();
@@ -483,28 +467,4 @@ impl Session for Desk {
     fn made_progress(&self) -> bool {
         self.commits > 0
     }
-}
-
-/// Reads what the state topic keeps of `partition`.
-async fn restore(service: &Service, partition: u32, state_partitions: u32) -> Result<Kept, LogError> {
-    let at = TopicPartition::new(topics::INSIGHT_STATE, partition % state_partitions);
-    let marks = service.log.watermarks(&at).await?;
-    let mut gatherer = Gatherer::new(partition);
-    let range = Range { at: at.clone(), from: marks.low, end: marks.high };
-    let mut reader = RangeReader::open(service.log.as_ref(), &[range], 2 * STATE_POLL_BYTES).await?;
-    let mut said = Instant::now();
-    while let Some(records) = reader.next(STATE_POLL_BYTES).await? {
-        records.iter().for_each(|record| gatherer.take(record));
-        if said.elapsed() >= PROGRESS {
-            said = Instant::now();
-            let read = records.last().map_or(0, |record| record.offset.0 - marks.low.0);
-            let percent = 100 * read / (marks.high.0 - marks.low.0).max(1);
-            tracing::info!(%at, percent, "restoring the analysis");
-        }
-    }
-    let kept = gatherer.finish();
-    if kept.unreadable > 0 {
-        tracing::warn!(%at, records = kept.unreadable, "state records that nobody can read were passed over");
-    }
-    Ok(kept)
 }

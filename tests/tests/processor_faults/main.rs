@@ -1,34 +1,40 @@
-//! Faults of processors on a real Kafka: kills, zombies, members that come and go, a broker that dies, poison,
-//! retention that overtakes. What they commit must be what one undisturbed processor makes of the same input.
+//! Faults of processors on a real Kafka: kills before a transaction's records, before and after its commit, zombies,
+//! members that come and go, a broker that dies, poison, retention that overtakes; and kills on the embedded log. What they
+//! commit must be what one undisturbed processor, and the pure code on one thread, make of the same input.
 //!
-//! `cargo xtask faults processor ROUNDS` runs it; what retention takes is looked at with the tests. Moments are drawn
-//! from a seed (`INFERTRACE_TEST_SEED`), which is printed.
+//! The tests run one short round; `cargo xtask faults processor ROUNDS` runs many. Moments are drawn from a seed
+//! (`INFERTRACE_TEST_SEED`), which is printed.
 
+mod embedded;
+mod input;
 mod members;
 mod oracle;
+mod proxy;
+mod pure;
 
 use std::{
+    path::Path,
     process::Command,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, ensure};
-use infertrace_proto::v1::Span;
 use infertrace_runtime::log::{
-    Log, Millis, NewRecord, NextOffset, TopicPartition,
+    Log, NextOffset, TopicPartition,
     kafka::{Config, KafkaLog},
 };
-use infertrace_schemas::{partition::partition_of, record::encode_share, topics};
+use infertrace_schemas::topics;
 use infertrace_tests::{
     infertrace::{STOP_TIMEOUT, Setup, program},
     kafka::Kafka,
     process::{Process, wait_until},
 };
+use input::{Input, TAIL_MS, now_ms};
 use members::{Member, series};
 use oracle::Outputs;
-use prost::Message as _;
-use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
+use proxy::{Moment, Proxy};
+use rand::Rng as _;
 use rdkafka::{
     ClientConfig, Offset, TopicPartitionList,
     admin::{AdminClient, AdminOptions},
@@ -39,19 +45,25 @@ const GROUP: &str = "infertrace-processor";
 const SESSION: Duration = Duration::from_secs(3);
 const TRANSACTION: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(90);
-/// How far the last spans lie ahead, so that everything before them is over.
-const TAIL_MS: i64 = 40_000;
 
 /// Each scenario keeps both cores busy.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
+/// Which source counts as idle is a matter of how far others are ahead, and so of the pace at which a backlog is read:
+/// here none does, so that all wait for all.
+const IDLE_AFTER_MS: i64 = 86_400_000;
+
 /// What decides the outputs; the oracle runs with the same.
-const DECISIVE: [(&str, &str); 3] = [
-    ("INFERTRACE_PROCESSOR_TRACE_IDLE_MS", "1000"),
-    ("INFERTRACE_PROCESSOR_TRACE_LATE_MS", "4000"),
-    // Only the log's time decides; otherwise a pause of a process would close traces early.
-    ("INFERTRACE_PROCESSOR_CLOSE_BY_WALL_CLOCK", "false"),
-];
+fn decisive() -> Vec<(String, String)> {
+    let decisive = [
+        ("INFERTRACE_PROCESSOR_TRACE_IDLE_MS", "1000".to_owned()),
+        ("INFERTRACE_PROCESSOR_TRACE_LATE_MS", "4000".to_owned()),
+        // Only the log's time decides; otherwise a pause of a process would close traces early.
+        ("INFERTRACE_PROCESSOR_CLOSE_BY_WALL_CLOCK", "false".to_owned()),
+        ("INFERTRACE_INSIGHTS_IDLE_AFTER_MS", IDLE_AFTER_MS.to_string()),
+    ];
+    decisive.map(|(key, value)| (key.to_owned(), value)).to_vec()
+}
 
 fn number(variable: &str, default: u64) -> anyhow::Result<u64> {
     match std::env::var(variable) {
@@ -60,8 +72,49 @@ fn number(variable: &str, default: u64) -> anyhow::Result<u64> {
     }
 }
 
-fn decisive() -> Vec<(String, String)> {
-    DECISIVE.map(|(key, value)| (key.to_owned(), value.to_owned())).to_vec()
+/// [`decisive`], for the pure code.
+fn pure_config() -> infertrace_processors::Config {
+    infertrace_processors::Config {
+        trace_idle_ms: 1_000,
+        trace_late_ms: 4_000,
+        close_by_wall_clock: false,
+        ..infertrace_processors::Config::default()
+    }
+}
+
+/// Simulated inference traffic until it is stopped; it waits for a gateway that is away.
+fn traffic(setup: &Setup, input: &mut Input) -> anyhow::Result<Process> {
+    let mut command = Command::new(program("infertrace-loadgen")?);
+    let rps = number("INFERTRACE_TEST_PROCESSOR_RPS", 100)?;
+    let seed: u32 = input.random.random();
+    command.args(["simulate", "--endpoint", &setup.addresses.grpc_url(), "--faults", "demo"]).args([
+        "--fault-every",
+        "20",
+        "--seed",
+        &seed.to_string(),
+        "--rps",
+        &rps.to_string(),
+    ]);
+    Process::start("simulate", command, &setup.dir.join("simulate.log"))
+}
+
+/// Compares what is committed in `log` with what both oracles make of its input; the number of summaries.
+fn judge(
+    runtime: &tokio::runtime::Runtime,
+    log: &dyn Log,
+    oracle_dir: &Path,
+    over_ms: i64,
+) -> anyhow::Result<usize> {
+    let found = runtime.block_on(Outputs::read(log))?.before(over_ms);
+    eprintln!("committed: {:?}", found.counts());
+    let mut pure = runtime.block_on(pure::cells(log, &pure_config()))?;
+    oracle::closed_before(&mut pure, over_ms);
+    pure::ensure_counted(&found.cells, &pure)?;
+    runtime.block_on(pure::ensure_told(log))?;
+    let expected = oracle::run(runtime, log, oracle_dir, &decisive())?.before(over_ms);
+    eprintln!("the oracle: {:?}", expected.counts());
+    found.ensure_equal(&expected)?;
+    Ok(expected.counts()[topics::TRACES])
 }
 
 /// Waits until every role behind `url` has dealt with all there is, and still has a moment later.
@@ -84,18 +137,19 @@ fn wait_caught_up(
 
 struct Bench {
     kafka: Kafka,
+    proxy: Proxy,
     log: Arc<KafkaLog>,
     runtime: tokio::runtime::Runtime,
     setup: Setup,
     dir: tempfile::TempDir,
-    random: StdRng,
+    input: Input,
 }
 
 impl Bench {
     fn start() -> anyhow::Result<Self> {
-        let seed = number("INFERTRACE_TEST_SEED", 1)?;
-        eprintln!("INFERTRACE_TEST_SEED={seed}");
-        let kafka = Kafka::start()?;
+        let (input, proxy) = (Input::seeded()?, Proxy::start()?);
+        let kafka = Kafka::start_with(&proxy.advertised())?;
+        proxy.lead_to(kafka.bootstrap());
         let dir = tempfile::tempdir()?;
         let mut setup = Setup::new(dir.path())?;
         setup.flags = vec!["--kafka".to_owned(), kafka.bootstrap()];
@@ -104,86 +158,31 @@ impl Bench {
         setup.variables.extend([
             ("INFERTRACE_KAFKA_SESSION_TIMEOUT_MS".to_owned(), millis(SESSION)),
             ("INFERTRACE_KAFKA_TRANSACTION_TIMEOUT_MS".to_owned(), millis(TRANSACTION)),
-            ("INFERTRACE_KAFKA_PROPERTIES".to_owned(), r#"{ "heartbeat.interval.ms" = "1000" }"#.to_owned()),
+            // Half of what others own: some are taken over from a copy, some from a snapshot.
+            ("INFERTRACE_INSIGHTS_STANDBY_PARTITIONS".to_owned(), "4".to_owned()),
         ]);
         let config = Config { brokers: kafka.bootstrap(), max_message_bytes: 1_040_000, ..Config::default() };
         let (log, runtime) = (KafkaLog::new(config)?, tokio::runtime::Runtime::new()?);
         runtime.block_on(oracle::create_topics(log.as_ref(), topics::DEFAULT_PARTITIONS))?;
-        Ok(Self { log, runtime, kafka, setup, dir, random: StdRng::seed_from_u64(seed) })
-    }
-
-    fn pause(&mut self, from_ms: u64, to_ms: u64) {
-        // Not to wait for anything: the seed says when the next fault comes.
-        std::thread::sleep(Duration::from_millis(self.random.random_range(from_ms..to_ms)));
+        Ok(Self { log, runtime, kafka, proxy, setup, dir, input })
     }
 
     fn partitions(&self) -> anyhow::Result<u32> {
         Ok(self.runtime.block_on(self.log.partitions(topics::SPANS))?)
     }
 
-    fn append(&self, partition: u32, timestamp_ms: i64, payload: Option<Vec<u8>>) -> anyhow::Result<()> {
-        let record = NewRecord {
-            to: TopicPartition::new(topics::SPANS, partition),
-            key: None,
-            payload: payload.map(Into::into),
-            headers: Vec::new(),
-            timestamp: Millis(timestamp_ms),
-        };
-        let delivery = self.log.append(record)?;
-        self.runtime.block_on(delivery)?;
-        Ok(())
-    }
-
-    /// Records that no reader can read, among the others: noise, nothing, half a record, and noise so large that a
-    /// dead letter with all of it would be larger than the broker takes.
     fn poison(&mut self) -> anyhow::Result<()> {
-        let partitions = self.partitions()?;
-        let whole = share(&self.trace_in(0, partitions), now_ms());
-        let half = whole[..whole.len() / 2].to_vec();
-        let mut noise = |bytes: usize| (0..bytes).map(|_| self.random.random()).collect::<Vec<u8>>();
-        let bad = [Some(noise(100)), None, Some(half), Some(noise(900_000)), Some(noise(999_800))];
-        for (payload, partition) in bad.into_iter().zip((0..partitions).cycle()) {
-            self.append(partition, now_ms(), payload)?;
-        }
-        Ok(())
+        self.runtime.block_on(self.input.poison(self.log.as_ref()))
     }
 
-    /// A trace id that lives in `partition`.
-    fn trace_in(&mut self, partition: u32, partitions: u32) -> [u8; 16] {
-        loop {
-            let id: [u8; 16] = self.random.random();
-            if partition_of(&id, partitions) == partition {
-                return id;
-            }
-        }
-    }
-
-    /// One trace a partition, so far ahead that all before it closes.
     fn tail(&mut self, ahead_ms: i64) -> anyhow::Result<()> {
-        let partitions = self.partitions()?;
-        for partition in 0..partitions {
-            let id = self.trace_in(partition, partitions);
-            let time = now_ms() + ahead_ms;
-            self.append(partition, time, Some(share(&id, time)))?;
-        }
-        Ok(())
+        self.runtime.block_on(self.input.tail(self.log.as_ref(), ahead_ms))
     }
 
     fn gateway(&self) -> anyhow::Result<Process> {
         let mut gateway = self.setup.start("gateway", &[])?;
         self.setup.wait_ready(&mut gateway, &self.setup.addresses.http_url())?;
         Ok(gateway)
-    }
-
-    /// Simulated inference traffic until it is stopped.
-    fn traffic(&mut self) -> anyhow::Result<Process> {
-        let mut command = Command::new(program("infertrace-loadgen")?);
-        let rps = number("INFERTRACE_TEST_PROCESSOR_RPS", 100)?;
-        let seed: u32 = self.random.random();
-        command
-            .args(["simulate", "--endpoint", &self.setup.addresses.grpc_url(), "--faults", "demo"])
-            .args(["--fault-every", "20", "--seed", &seed.to_string(), "--rps", &rps.to_string()]);
-        Process::start("simulate", command, &self.dir.path().join("simulate.log"))
     }
 
     fn committed(&self) -> anyhow::Result<Vec<(TopicPartition, u64, u64)>> {
@@ -217,31 +216,14 @@ impl Bench {
     }
 }
 
-fn now_ms() -> i64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
-}
-
-/// A record with one span.
-fn share(trace_id: &[u8; 16], time_ms: i64) -> Vec<u8> {
-    let span = Span {
-        trace_id: trace_id.to_vec(),
-        span_id: trace_id[..8].to_vec(),
-        service_name: "tail".to_owned(),
-        operation_name: "tail".to_owned(),
-        start_time_unix_nano: time_ms * 1_000_000,
-        duration_nanos: 1_000_000,
-        ..Span::default()
-    };
-    let encoded = span.encode_to_vec();
-    encode_share("", b"", [encoded.as_slice()], &[])
-}
-
-/// Kills one member at three moments that the seed draws: before it produces, before or after it commits.
+/// Kills the member before its outputs are in the log, before its commit and after it, each in a transaction that the
+/// seed draws.
 fn kills(bench: &mut Bench, member: &mut Member) -> anyhow::Result<()> {
-    for _ in 0..3 {
-        bench.pause(300, 2_500);
-        eprintln!("SIGKILL of a processor");
+    for moment in Moment::ALL {
+        let skip = bench.input.random.random_range(0..12);
+        bench.proxy.set_trap(moment, member.name(), skip);
+        bench.proxy.wait_sprung(PATIENCE).with_context(|| member.process.tail())?;
+        eprintln!("SIGKILL of a processor, {moment:?}");
         member.kill_and_restart()?;
     }
     bench.wait_owned(&mut [member])
@@ -251,7 +233,7 @@ fn kills(bench: &mut Bench, member: &mut Member) -> anyhow::Result<()> {
 fn zombie(bench: &mut Bench, member: &mut Member) -> anyhow::Result<()> {
     let mut other = Member::start(&bench.setup, "b")?;
     bench.wait_owned(&mut [&mut *member, &mut other])?;
-    bench.pause(0, 1_000);
+    bench.input.pause(0, 1_000);
     eprintln!("SIGSTOP of a processor for longer than its time-outs");
     member.process.signal(libc::SIGSTOP)?;
     let stopped = Instant::now();
@@ -266,9 +248,9 @@ fn zombie(bench: &mut Bench, member: &mut Member) -> anyhow::Result<()> {
     bench.wait_owned(&mut [member])
 }
 
-/// Two more members join and leave every five seconds.
-fn churn(bench: &mut Bench, member: &mut Member) -> anyhow::Result<()> {
-    for round in 0..2 {
+/// Two more members join and leave every five seconds, in the first turn on their own and in the second by SIGKILL.
+fn churn(bench: &mut Bench, member: &mut Member, turns: u32) -> anyhow::Result<()> {
+    for turn in 0..turns {
         eprintln!("two members join");
         let mut joined = [Member::start(&bench.setup, "c")?, Member::start(&bench.setup, "d")?];
         let until = Instant::now() + Duration::from_secs(5);
@@ -278,7 +260,7 @@ fn churn(bench: &mut Bench, member: &mut Member) -> anyhow::Result<()> {
         })?;
         eprintln!("and leave");
         for joined in &mut joined {
-            if round == 0 {
+            if turn == 0 {
                 ensure!(joined.process.terminate(STOP_TIMEOUT)?.success(), "{}", joined.process.tail());
             } else {
                 joined.process.kill()?;
@@ -296,27 +278,25 @@ fn broker(bench: &mut Bench, member: &mut Member) -> anyhow::Result<()> {
 
 /// Scenario: simulated traffic with poison and oversize records among it, while processors are killed, stopped past their
 /// time-outs, joined and left by others, and lose their broker; then the input ends.
-/// Guarantee: what is committed (summaries, dead letters, partials, rollups, baselines, insights) is what one undisturbed processor makes
-/// of the same input, each once.
+/// Guarantee: what is committed (summaries, dead letters, partials, rollups, baselines, insights) is what one undisturbed
+/// processor makes of the same input, each once; and its counts and insights are those of the pure code on one thread.
 #[test]
 fn faults_change_nothing() -> anyhow::Result<()> {
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    let rounds = number("INFERTRACE_TEST_PROCESSOR_ROUNDS", 0)?;
-    if rounds == 0 {
-        eprintln!("SKIPPED: takes minutes; run it by `cargo xtask faults processor [ROUNDS]`");
-        return Ok(());
-    }
+    // The tests run a short round; the command as many whole ones as asked for.
+    let whole = number("INFERTRACE_TEST_PROCESSOR_ROUNDS", 0)?;
+    let (rounds, turns, least_traces) = if whole == 0 { (1, 1, 100) } else { (whole, 2, 1_000) };
     let mut bench = Bench::start()?;
     let mut gateway = bench.gateway()?;
     let mut member = Member::start(&bench.setup, "a")?;
-    let mut traffic = bench.traffic()?;
+    let mut traffic = traffic(&bench.setup, &mut bench.input)?;
     bench.wait_owned(&mut [&mut member])?;
     for round in 1..=rounds {
         eprintln!("round {round} of {rounds}");
         bench.poison()?;
         kills(&mut bench, &mut member)?;
         zombie(&mut bench, &mut member)?;
-        churn(&mut bench, &mut member)?;
+        churn(&mut bench, &mut member, turns)?;
         broker(&mut bench, &mut member)?;
         traffic.check_alive()?;
         gateway.check_alive()?;
@@ -328,14 +308,9 @@ fn faults_change_nothing() -> anyhow::Result<()> {
     bench.wait_read(&mut member)?;
     ensure!(member.process.terminate(STOP_TIMEOUT)?.success(), "{}", member.process.tail());
 
-    let found = bench.runtime.block_on(Outputs::read(bench.log.as_ref()))?.before(over_ms);
-    eprintln!("committed: {:?}", found.counts());
-    let expected =
-        oracle::run(&bench.runtime, bench.log.as_ref(), &bench.dir.path().join("oracle"), &decisive())?
-            .before(over_ms);
-    eprintln!("the oracle: {:?}", expected.counts());
-    ensure!(expected.counts()[topics::TRACES] > 1_000, "too little traffic: {:?}", expected.counts());
-    found.ensure_equal(&expected)
+    let traces = judge(&bench.runtime, bench.log.as_ref(), &bench.dir.path().join("oracle"), over_ms)?;
+    ensure!(traces > least_traces, "too little traffic: {traces} traces");
+    Ok(())
 }
 
 /// Scenario: a processor is away while retention removes records past its position; then it starts again.

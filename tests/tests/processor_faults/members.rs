@@ -10,6 +10,7 @@ use infertrace_tests::{
 
 /// One `infertrace processor`.
 pub(super) struct Member {
+    name: String,
     setup: Setup,
     ops: u16,
     pub(super) process: Process,
@@ -24,9 +25,17 @@ impl Member {
         for key in ["INFERTRACE_PROCESSOR_INSTANCE_ID", "INFERTRACE_INSIGHTS_INSTANCE_ID"] {
             setup.variables.push((key.to_owned(), name.to_owned()));
         }
+        // The proxy knows members by it.
+        let properties = format!(r#"{{ "heartbeat.interval.ms" = "1000", "client.id" = "{name}" }}"#);
+        setup.variables.push(("INFERTRACE_KAFKA_PROPERTIES".to_owned(), properties));
         let ops = free_port()?;
         let process = spawn(&setup, ops)?;
-        Ok(Self { setup, ops, process })
+        Ok(Self { name: name.to_owned(), setup, ops, process })
+    }
+
+    /// Its name in the group, and its `client.id`.
+    pub(super) fn name(&self) -> &str {
+        &self.name
     }
 
     /// SIGKILL, and a new start under the same name.

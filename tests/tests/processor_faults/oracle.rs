@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use infertrace_analytics::rollup::{Cell, Exemplars, Key, WINDOW_MS};
+use infertrace_analytics::rollup::{Cell, Exemplars, Key, Partial, WINDOW_MS};
 use infertrace_processors::partials;
 use infertrace_runtime::log::{
     Delivery, Log, NewRecord, Offset, Record, TopicPartition, TopicSpec,
@@ -42,7 +42,8 @@ pub(super) async fn read(log: &dyn Log, topic: &str) -> anyhow::Result<Vec<Recor
     Ok(all)
 }
 
-fn open(dir: &Path) -> anyhow::Result<Arc<EmbeddedLog>> {
+/// The embedded log of a platform whose folder is `dir`.
+pub(super) fn open(dir: &Path) -> anyhow::Result<Arc<EmbeddedLog>> {
     let config = Config { dir: dir.join("data"), fsync: Fsync::Never, ..Config::default() };
     Ok(EmbeddedLog::open(config)?)
 }
@@ -121,11 +122,28 @@ type Fact = (u32, Vec<u8>, Vec<u8>);
 /// What one source added to one key and window, whatever number of pieces it was written in.
 type CellPlace = (u32, u32, i64, i64, Key);
 
+/// Cells by partition of the partials, source, window, window of detectors, and key.
+pub(super) type Cells = HashMap<CellPlace, (Cell, Exemplars)>;
+
+/// Adds a piece of a cell.
+pub(super) fn add_partial(cells: &mut Cells, partition: u32, source: u32, partial: &Partial) {
+    let place = (partition, source, partial.window_ms, partial.seen_window_ms, partial.key.clone());
+    let (cell, exemplars) = cells.entry(place).or_default();
+    cell.merge(&partial.cell);
+    exemplars.merge(&partial.exemplars);
+}
+
+/// Without the cells of windows that an input that ends at `time_ms` leaves open: when they are written is left to the run.
+pub(super) fn closed_before(cells: &mut Cells, time_ms: i64) {
+    let window_ms = time_ms - time_ms.rem_euclid(WINDOW_MS);
+    cells.retain(|(_, _, window, _, _), _| *window < window_ms);
+}
+
 /// What a processor made of its input, in a form that does not depend on how it was cut into transactions.
 #[derive(Debug, Default)]
 pub(super) struct Outputs {
     records: BTreeMap<&'static str, Vec<Fact>>,
-    cells: HashMap<CellPlace, (Cell, Exemplars)>,
+    pub(super) cells: Cells,
     watermarks: BTreeMap<(u32, u32), i64>,
     /// Origin and reason of each dead letter of the processor.
     letters: Vec<(String, u64, String)>,
@@ -164,10 +182,7 @@ impl Outputs {
         let batch = partials::decode(payload)?;
         let partition = record.from.partition;
         for partial in batch.partials {
-            let place = (partition, batch.source, partial.window_ms, partial.seen_window_ms, partial.key);
-            let (cell, exemplars) = self.cells.entry(place).or_default();
-            cell.merge(&partial.cell);
-            exemplars.merge(&partial.exemplars);
+            add_partial(&mut self.cells, partition, batch.source, &partial);
         }
         if let Some(watermark) = batch.watermark_ms {
             let known = self.watermarks.entry((partition, batch.source)).or_insert(watermark);
@@ -176,10 +191,9 @@ impl Outputs {
         Ok(())
     }
 
-    /// Without the cells of windows that the end of the input leaves open: when they are written is left to the run.
+    /// Without the cells of [`closed_before`].
     pub(super) fn before(mut self, time_ms: i64) -> Self {
-        let window_ms = time_ms - time_ms.rem_euclid(WINDOW_MS);
-        self.cells.retain(|(_, _, window, _, _), _| *window < window_ms);
+        closed_before(&mut self.cells, time_ms);
         self
     }
 

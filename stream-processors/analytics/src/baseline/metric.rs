@@ -105,6 +105,22 @@ pub(crate) fn upstream_seconds(window: &ModelWindow) -> Option<f64> {
 }
 
 impl Metric {
+    /// Whether requests themselves tell it, so that it is known by version; the rest is of devices and engines.
+    pub(crate) const fn is_of_requests(self) -> bool {
+        !matches!(
+            self,
+            Self::Backlog
+                | Self::Kv
+                | Self::Preemptions
+                | Self::Busy
+                | Self::Clock
+                | Self::Throttled
+                | Self::Memory
+                | Self::Running
+                | Self::Upstream
+        )
+    }
+
     /// The value of a window; none where it says nothing of it.
     pub(crate) fn read(self, window: &ModelWindow) -> Option<f64> {
         let all = &window.all;

@@ -9,6 +9,7 @@ mod metric;
 mod robust;
 mod season;
 mod slope;
+mod versions;
 
 use std::collections::VecDeque;
 
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use self::{
     metric::{Metric, Scale, is_engine_stage},
     slope::Slope,
+    versions::VersionBaselines,
 };
 use self::{
     robust::{Level, Recent},
@@ -80,8 +82,14 @@ pub(crate) struct Baselines {
 }
 
 impl Baselines {
-    /// Takes a window; it is learnt later, clipped if it or one that follows soon is `flagged`.
-    pub(crate) fn learn(&mut self, window_ms: Millis, window: &ModelWindow, flagged: bool) {
+    /// Takes the metrics of a window that are `learnt`, later, clipped if it or one that follows soon is `flagged`.
+    pub(crate) fn learn(
+        &mut self,
+        window_ms: Millis,
+        window: &ModelWindow,
+        flagged: bool,
+        learnt: impl Fn(Metric) -> bool,
+    ) {
         if self.windows == 0 {
             self.first_ms = window_ms;
             self.series.resize_with(Metric::ALL.len(), Series::default);
@@ -90,8 +98,10 @@ impl Baselines {
         if flagged {
             self.pending.iter_mut().for_each(|pending| pending.flagged = true);
         }
-        let read =
-            |metric: &Metric| metric.read(window).map_or(f32::NAN, |value| metric.scaled(value) as f32);
+        let read = |&metric: &Metric| {
+            let value = learnt(metric).then(|| metric.read(window)).flatten();
+            value.map_or(f32::NAN, |value| metric.scaled(value) as f32)
+        };
         self.pending.push_back(Pending { values: Metric::ALL.iter().map(read).collect(), flagged });
         self.windows += 1;
         self.last_ms = now_ms;
@@ -109,6 +119,17 @@ impl Baselines {
         if is_young || now_ms % MINUTE_MS == 0 {
             self.series.iter_mut().for_each(|series| series.recent.compute());
         }
+    }
+
+    /// The same, of what requests themselves tell.
+    fn of_requests(&self) -> Self {
+        let mut own = self.clone();
+        for (series, metric) in own.series.iter_mut().zip(Metric::ALL) {
+            if !metric.is_of_requests() {
+                *series = Series::default();
+            }
+        }
+        own
     }
 
     /// Whether there is too little history to compare with.

@@ -1,0 +1,102 @@
+//! What a test writes into the input itself, beside the traffic: poison, and the spans that end it.
+
+use bytes::Bytes;
+use infertrace_proto::v1::Span;
+use infertrace_runtime::log::{Log, Millis, NewRecord, TopicPartition};
+use infertrace_schemas::{partition::partition_of, record::encode_share, topics};
+use prost::Message as _;
+use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
+
+/// How far the last spans lie ahead, so that everything before them is over.
+pub(super) const TAIL_MS: i64 = 40_000;
+
+/// Draws records, and moments, from the seed.
+pub(super) struct Input {
+    pub(super) random: StdRng,
+}
+
+impl Input {
+    /// From `INFERTRACE_TEST_SEED`, which it prints.
+    pub(super) fn seeded() -> anyhow::Result<Self> {
+        let seed = super::number("INFERTRACE_TEST_SEED", 1)?;
+        eprintln!("INFERTRACE_TEST_SEED={seed}");
+        Ok(Self { random: StdRng::seed_from_u64(seed) })
+    }
+
+    pub(super) fn pause(&mut self, from_ms: u64, to_ms: u64) {
+        // Not to wait for anything: the seed says when the next fault comes.
+        std::thread::sleep(std::time::Duration::from_millis(self.random.random_range(from_ms..to_ms)));
+    }
+
+    /// Records that no reader can read, among the others: noise, nothing, half a record, and noise so large that a
+    /// dead letter with all of it would be larger than the broker takes.
+    pub(super) async fn poison(&mut self, log: &dyn Log) -> anyhow::Result<()> {
+        let partitions = log.partitions(topics::SPANS).await?;
+        let whole = share(&self.trace_in(0, partitions), now_ms());
+        let half = whole[..whole.len() / 2].to_vec();
+        let mut noise = |bytes: usize| (0..bytes).map(|_| self.random.random()).collect::<Vec<u8>>();
+        let bad = [Some(noise(100)), None, Some(half), Some(noise(900_000)), Some(noise(999_800))];
+        for (payload, partition) in bad.into_iter().zip((0..partitions).cycle()) {
+            append(log, partition, now_ms(), payload).await?;
+        }
+        Ok(())
+    }
+
+    /// One trace a partition, so far ahead that all before it closes.
+    pub(super) async fn tail(&mut self, log: &dyn Log, ahead_ms: i64) -> anyhow::Result<()> {
+        let partitions = log.partitions(topics::SPANS).await?;
+        for partition in 0..partitions {
+            let id = self.trace_in(partition, partitions);
+            let time = now_ms() + ahead_ms;
+            append(log, partition, time, Some(share(&id, time))).await?;
+        }
+        Ok(())
+    }
+
+    /// A trace id that lives in `partition`.
+    fn trace_in(&mut self, partition: u32, partitions: u32) -> [u8; 16] {
+        loop {
+            let id: [u8; 16] = self.random.random();
+            if partition_of(&id, partitions) == partition {
+                return id;
+            }
+        }
+    }
+}
+
+async fn append(
+    log: &dyn Log,
+    partition: u32,
+    timestamp_ms: i64,
+    payload: Option<Vec<u8>>,
+) -> anyhow::Result<()> {
+    let record = NewRecord {
+        to: TopicPartition::new(topics::SPANS, partition),
+        key: None,
+        payload: payload.map(Bytes::from),
+        headers: Vec::new(),
+        timestamp: Millis(timestamp_ms),
+    };
+    log.append(record)?.await?;
+    Ok(())
+}
+
+pub(super) fn now_ms() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// A record with one span.
+fn share(trace_id: &[u8; 16], time_ms: i64) -> Vec<u8> {
+    let span = Span {
+        trace_id: trace_id.to_vec(),
+        span_id: trace_id[..8].to_vec(),
+        service_name: "tail".to_owned(),
+        operation_name: "tail".to_owned(),
+        start_time_unix_nano: time_ms * 1_000_000,
+        duration_nanos: 1_000_000,
+        ..Span::default()
+    };
+    let encoded = span.encode_to_vec();
+    encode_share("", b"", [encoded.as_slice()], &[])
+}
