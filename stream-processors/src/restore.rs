@@ -8,11 +8,12 @@
 //! Output records are stamped with the watermark at their making, which is never before a record they
 //! come from; that is why the scan can start there.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc};
 
 use hashbrown::HashSet;
 use infertrace_runtime::log::{
-    ConsumerOptions, Event, Log, LogError, Millis, NextOffset, Record, TopicPartition,
+    Log, LogError, Millis, NextOffset, Record, TopicPartition,
+    range::{Range, RangeReader},
 };
 use infertrace_schemas::{
     avro,
@@ -28,11 +29,6 @@ use crate::{
 };
 
 const POLL_BYTES: usize = 4 << 20;
-const POLL_TIME: Duration = Duration::from_millis(300);
-/// Transaction markers take offsets that no record has: this many may stand between the last record and the end.
-const MARKERS: u64 = 8;
-/// Empty polls after which a longer tail without a record is taken for markers and aborted records.
-const PATIENCE: u32 = 10;
 /// Brokers may stamp records themselves; their clock may be behind the writers' by this much.
 const CLOCK_MARGIN_MS: i64 = 10_000;
 
@@ -102,7 +98,7 @@ pub(crate) async fn restore(
 
     if let Some(timestamp) = first_needed {
         let since = Millis(timestamp.saturating_sub(CLOCK_MARGIN_MS));
-        let end = log.watermarks(&outputs.traces).await?.high.0;
+        let end = log.settled_watermarks(&outputs.traces).await?.high.0;
         let start = log.position_at(&outputs.traces, since).await?.0;
         scan(log, &outputs.traces, start, end, |record| {
             reported
@@ -112,7 +108,7 @@ pub(crate) async fn restore(
     }
     if let Some(timestamp) = earlier.first().map(|(_, timestamp, _)| *timestamp).or(first_needed) {
         let since = Millis(timestamp.saturating_sub(CLOCK_MARGIN_MS));
-        let end = log.watermarks(&outputs.dead_letters).await?.high.0;
+        let end = log.settled_watermarks(&outputs.dead_letters).await?.high.0;
         let start = log.position_at(&outputs.dead_letters, since).await?.0;
         scan(log, &outputs.dead_letters, start, end, |record| {
             dead_letters.extend(dead_letter::origin_of(record, spans.partition));
@@ -150,7 +146,7 @@ pub(crate) async fn source_state(
     state: &TopicPartition,
     source: u32,
 ) -> Result<SourceState, LogError> {
-    let marks = log.watermarks(state).await?;
+    let marks = log.settled_watermarks(state).await?;
     let (of_source, of_series) = (source.to_string(), SeriesGroup::prefix(source));
     let mut kept = SourceState::default();
     scan(log, state, marks.low.0, marks.high.0, |record| {
@@ -192,7 +188,7 @@ fn reported_by(payload: &[u8], partition: u32) -> Option<Reported> {
     })
 }
 
-/// Hands every committed record of `[from, end)` to `each`, and perhaps some after it.
+/// Hands every committed record of `[from, end)` to `each`; what retention takes meanwhile is left out.
 async fn scan(
     log: &Arc<dyn Log>,
     at: &TopicPartition,
@@ -200,52 +196,25 @@ async fn scan(
     end: u64,
     mut each: impl FnMut(&Record),
 ) -> Result<(), LogError> {
-    if from >= end {
-        return Ok(());
+    let mut left = Range { at: at.clone(), from: NextOffset(from), end: NextOffset(end) };
+    loop {
+        match scan_there(log, &mut left, &mut each).await {
+            Err(LogError::DataLoss { low, .. }) => left.from = left.from.max(low),
+            outcome => return outcome,
+        }
     }
-    let mut consumer = log
-        .consumer(ConsumerOptions {
-            group: None,
-            topics: Vec::new(),
-            assign: vec![(at.clone(), NextOffset(from))],
-            max_buffered_bytes: 2 * POLL_BYTES,
-            read_committed: true,
-        })
-        .await?;
-    let mut next = from;
-    let mut empty_polls = 0;
-    while next < end {
-        match consumer.poll(POLL_BYTES, POLL_TIME).await {
-            Ok(Event::Records(records)) => {
-                empty_polls = 0;
-                for record in &records {
-                    next = record.offset.next().0;
-                    each(record);
-                }
-            }
-            Ok(Event::Idle) => {
-                empty_polls += 1;
-                if consumer.reached_end(at) {
-                    break;
-                }
-                let only_markers = next > from && end - next <= MARKERS && empty_polls >= 2;
-                if only_markers || empty_polls >= PATIENCE {
-                    break;
-                }
-            }
-            Ok(Event::Assigned(_) | Event::Revoked(_)) => {}
-            // Retention went on meanwhile: what is gone cannot be scanned.
-            Err(LogError::DataLoss { low, .. }) => {
-                next = low.0;
-                consumer.seek(at, low).await?;
-            }
-            Err(error) if error.is_retriable() => {
-                empty_polls += 1;
-                if empty_polls >= PATIENCE {
-                    return Err(error);
-                }
-            }
-            Err(error) => return Err(error),
+}
+
+async fn scan_there(
+    log: &Arc<dyn Log>,
+    left: &mut Range,
+    each: &mut impl FnMut(&Record),
+) -> Result<(), LogError> {
+    let mut reader = RangeReader::open(log.as_ref(), std::slice::from_ref(left), 2 * POLL_BYTES).await?;
+    while let Some(records) = reader.next(POLL_BYTES).await? {
+        for record in &records {
+            left.from = record.offset.next();
+            each(record);
         }
     }
     Ok(())

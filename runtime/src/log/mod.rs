@@ -240,7 +240,8 @@ pub trait Consumer: Send {
     /// [`LogError::Fenced`] when the group gave the partition to another member.
     async fn commit(&mut self, positions: &[(TopicPartition, NextOffset)]) -> Result<(), LogError>;
     /// Whether a reader without a group has read all that was there of `at` when the log last looked. Offsets of
-    /// transaction markers are never delivered, so a position alone does not tell.
+    /// transaction markers are never delivered, so a position alone does not tell. A log whose offsets have no gaps
+    /// need not say.
     fn reached_end(&self, at: &TopicPartition) -> bool {
         let _ = at;
         false
@@ -308,8 +309,17 @@ pub trait Log: Send + Sync + 'static {
     }
     /// A new consumer.
     async fn consumer(&self, options: ConsumerOptions) -> Result<Box<dyn Consumer>, LogError>;
-    /// Low and high watermark.
+    /// Low and high watermark; records of open transactions are not below the high one.
     async fn watermarks(&self, at: &TopicPartition) -> Result<Watermarks, LogError>;
+    /// As [`Self::watermarks`], once every transaction that was open at the call is over. Who takes a partition
+    /// over reads up to there: what its former owner committed last may not be readable yet when the group's position
+    /// says that it is.
+    ///
+    /// # Errors
+    /// [`LogError::Unavailable`] when one stays open for longer than transactions may.
+    async fn settled_watermarks(&self, at: &TopicPartition) -> Result<Watermarks, LogError> {
+        self.watermarks(at).await
+    }
     /// Position of the first record whose timestamp is at or after `time`; the end when there is none.
     async fn position_at(&self, at: &TopicPartition, time: Millis) -> Result<NextOffset, LogError>;
     /// The group's committed position, if any.

@@ -9,11 +9,7 @@ use std::{collections::BTreeMap, time::Duration};
 use super::{Consumer, ConsumerOptions, Event, Log, LogError, NextOffset, Record, TopicPartition};
 
 const POLL: Duration = Duration::from_millis(300);
-/// Transaction markers take offsets that no record has: this many may stand between the last record and the end.
-const MARKERS: u64 = 8;
-/// Silent polls after which so short a rest is taken for markers.
-const QUIET: u32 = 2;
-/// Silent polls (30 s) after which a longer rest is an error.
+/// Silent polls (30 s) after which the log counts as away.
 const PATIENCE: u32 = 100;
 
 /// The offsets `[from, end)` of one partition.
@@ -126,17 +122,6 @@ impl RangeReader {
         for at in ended {
             self.close(&at)?;
         }
-        if self.silent >= QUIET {
-            let short: Vec<_> = self
-                .open
-                .values()
-                .filter(|left| left.offsets() <= MARKERS)
-                .map(|left| left.at.clone())
-                .collect();
-            for at in short {
-                self.close(&at)?;
-            }
-        }
         match self.open.values().next() {
             Some(left) if self.silent >= PATIENCE => Err(LogError::Unavailable(format!(
                 "{} stands at {} of {} and nothing comes",
@@ -172,9 +157,11 @@ pub async fn whole_topic(log: &dyn Log, topic: &str) -> Result<Vec<Range>, LogEr
 mod tests {
     use std::sync::Arc;
 
+    use async_trait::async_trait;
+
     use super::*;
     use crate::log::{
-        Millis, NewRecord, TopicSpec,
+        GroupMetadata, Millis, NewRecord, TopicSpec,
         embedded::{Config, EmbeddedLog},
     };
 
@@ -223,5 +210,51 @@ mod tests {
         assert!(none.next(64).await.expect("reads").is_none());
         let at = TopicPartition::new("t", 0);
         assert_eq!(log.committed("infertrace-unassigned", &at).await.expect("asked"), None);
+    }
+
+    /// Brings nothing, as a broker that is away.
+    struct Silent {
+        has_ended: bool,
+    }
+
+    #[async_trait]
+    impl Consumer for Silent {
+        async fn poll(&mut self, _: usize, _: Duration) -> Result<Event, LogError> {
+            Ok(Event::Idle)
+        }
+        async fn seek(&mut self, _: &TopicPartition, _: NextOffset) -> Result<(), LogError> {
+            Ok(())
+        }
+        fn pause(&mut self, _: &TopicPartition) -> Result<(), LogError> {
+            Ok(())
+        }
+        fn resume(&mut self, _: &TopicPartition) -> Result<(), LogError> {
+            Ok(())
+        }
+        async fn commit(&mut self, _: &[(TopicPartition, NextOffset)]) -> Result<(), LogError> {
+            Ok(())
+        }
+        fn reached_end(&self, _: &TopicPartition) -> bool {
+            self.has_ended
+        }
+        fn group_metadata(&self) -> Option<GroupMetadata> {
+            None
+        }
+    }
+
+    /// Scenario: the log brings nothing of the last offset of a range in any poll; then, in another reader, says that
+    /// this was the end. Guarantee: silence is an error and never an end; an end is one at once.
+    #[tokio::test]
+    async fn silence_is_no_end() {
+        let at = TopicPartition::new("t", 0);
+        let left = Range { at: at.clone(), from: NextOffset(9), end: NextOffset(10) };
+        let reader = |has_ended| RangeReader {
+            consumer: Box::new(Silent { has_ended }),
+            open: BTreeMap::from([(at.clone(), left.clone())]),
+            silent: 0,
+        };
+        let error = reader(false).next(64).await.expect_err("the log is away");
+        assert!(error.is_retriable() && error.to_string().contains("9 of 10"), "{error}");
+        assert!(reader(true).next(64).await.expect("an end").is_none());
     }
 }

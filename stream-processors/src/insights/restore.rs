@@ -133,7 +133,7 @@ async fn read_state(
     from: Option<NextOffset>,
 ) -> Result<(Kept, u64), LogError> {
     let at = layout.state_of(partition);
-    let marks = service.log.watermarks(&at).await?;
+    let marks = service.log.settled_watermarks(&at).await?;
     let from = from.unwrap_or(marks.low).max(marks.low);
     let mut gatherer = Gatherer::new(partition);
     let range = Range { at: at.clone(), from, end: marks.high };

@@ -130,9 +130,15 @@ pub(super) fn ensure_counted(committed: &Cells, pure: &Cells) -> anyhow::Result<
         of_spans.count(),
         pure.len()
     );
-    for (place, cell) in of_spans {
-        let expected = pure.get(place).with_context(|| format!("the pure code has no cell {place:?}"))?;
-        ensure!(cell == expected, "cell {place:?} is {cell:?}, of the pure code {expected:?}");
-    }
+    let different: Vec<_> = of_spans.filter(|(place, cell)| pure.get(*place) != Some(*cell)).collect();
+    let shown = different.iter().take(5).map(|(place, cell)| {
+        format!("\ncell {place:?} is {cell:?}, of the pure code {:?}", pure.get(*place))
+    });
+    ensure!(
+        different.is_empty(),
+        "{} cells of spans are not the pure code's:{}",
+        different.len(),
+        shown.collect::<String>()
+    );
     Ok(())
 }

@@ -246,6 +246,13 @@ impl Consumer for EmbeddedConsumer {
         answer.await.unwrap_or_else(|_| Err(transactions::closed()))
     }
 
+    fn reached_end(&self, at: &TopicPartition) -> bool {
+        let state = self.shared.state.read();
+        let end = state.partition(at).map(|(_, partition)| partition.high);
+        let position = self.cursors.iter().find(|cursor| cursor.at == *at).map(|cursor| cursor.position);
+        end.is_some_and(|end| position.is_some_and(|position| position >= end))
+    }
+
     fn group_metadata(&self) -> Option<GroupMetadata> {
         self.membership.as_ref().map(|membership| GroupMetadata {
             group: membership.group.to_string(),

@@ -17,8 +17,22 @@ pub(super) fn io_error(what: &str, path: &Path, error: &io::Error) -> LogError {
     LogError::Fatal(format!("{what} {}: {error}", path.display()))
 }
 
-/// Locks the directory for this process until the file is dropped.
-pub(super) fn lock(dir: &Path) -> Result<File, LogError> {
+/// A directory held by this process until it is dropped.
+#[derive(Debug)]
+pub(super) struct DirLock(File);
+
+/// Closing the file would not do: a child that another thread has just forked holds the same lock until
+/// it has executed its program.
+impl Drop for DirLock {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.unlock() {
+            tracing::debug!(%error, "the log's lock goes when its file is closed");
+        }
+    }
+}
+
+/// Locks the directory for this process.
+pub(super) fn lock(dir: &Path) -> Result<DirLock, LogError> {
     let path = dir.join("lock");
     let file = OpenOptions::new()
         .create(true)
@@ -27,7 +41,7 @@ pub(super) fn lock(dir: &Path) -> Result<File, LogError> {
         .open(&path)
         .map_err(|error| io_error("cannot open", &path, &error))?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(DirLock(file)),
         Err(TryLockError::WouldBlock) => Err(LogError::Fatal(format!(
             "{} is in use by another process; stop it or choose another data directory",
             dir.display()

@@ -30,7 +30,7 @@ mod stats;
 mod transactions;
 mod writer;
 
-use std::{collections::HashMap, fs::File, path::PathBuf, sync::Arc, thread::JoinHandle, time::Instant};
+use std::{collections::HashMap, path::PathBuf, sync::Arc, thread::JoinHandle, time::Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -242,7 +242,7 @@ impl EmbeddedLog {
     fn recover(
         config: Config,
         clock: Arc<dyn Clock>,
-    ) -> Result<(Arc<Shared>, writer::Active, File), LogError> {
+    ) -> Result<(Arc<Shared>, writer::Active, disk::DirLock), LogError> {
         config.check()?;
         let dir = config.dir.join("log");
         let failed = |error: std::io::Error| disk::io_error("cannot create", &dir, &error);
@@ -264,7 +264,11 @@ impl EmbeddedLog {
         Ok((shared, active, lock))
     }
 
-    fn start(shared: Arc<Shared>, active: writer::Active, lock: File) -> Result<Arc<Self>, LogError> {
+    fn start(
+        shared: Arc<Shared>,
+        active: writer::Active,
+        lock: disk::DirLock,
+    ) -> Result<Arc<Self>, LogError> {
         let now = Instant::now();
         let writer = Writer {
             shared: shared.clone(),

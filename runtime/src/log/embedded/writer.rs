@@ -53,7 +53,7 @@ pub(super) struct Writer {
     pub(super) shared: Arc<Shared>,
     pub(super) active: Active,
     /// Held until the thread ends, so that closing releases the directory.
-    pub(super) lock: File,
+    pub(super) lock: disk::DirLock,
     pub(super) last_sync: Instant,
     pub(super) last_retention: Instant,
     /// When the file system last refused to give space that it said was free: a quota, a size limit.

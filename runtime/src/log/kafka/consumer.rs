@@ -35,6 +35,7 @@ use crate::log::{
 /// How often a waiting poll looks for commands.
 const SLICE: Duration = Duration::from_millis(20);
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+const INSIST_PAUSE: Duration = Duration::from_millis(100);
 
 type Reply<T> = oneshot::Sender<Result<T, LogError>>;
 
@@ -147,14 +148,35 @@ impl Context {
         let mut event = Vec::with_capacity(assigned.len());
         let mut starts = Vec::with_capacity(assigned.len());
         for at in assigned {
-            let committed = committed(consumer, &at);
-            let start = committed.unwrap_or_else(|| low_watermark(consumer, &at));
+            let Some(committed) = self.insist(|| committed(consumer, &at)) else { return Vec::new() };
+            let start = match committed {
+                Some(position) => position,
+                None => match self.insist(|| low_watermark(consumer, &at)) {
+                    Some(low) => low,
+                    None => return Vec::new(),
+                },
+            };
             event.push((at.clone(), committed));
             starts.push((at, start));
         }
         self.shared.lock().starts = Some(starts);
         self.hand_over(consumer, Event::Assigned(event));
         self.shared.lock().starts.take().unwrap_or_default()
+    }
+
+    /// Asks until there is an answer: starting without one would read everything again, or skip what is not read.
+    /// `None` when the owner is gone.
+    fn insist<T>(&self, ask: impl Fn() -> Result<T, LogError>) -> Option<T> {
+        loop {
+            match ask() {
+                Ok(answer) => return Some(answer),
+                Err(_) if self.shared.lock().commands.is_closed() => return None,
+                Err(error) => {
+                    warn!(%error, "cannot read where an assigned partition starts; trying again");
+                    std::thread::sleep(INSIST_PAUSE);
+                }
+            }
+        }
     }
 
     /// Gives `event` to the owner, after the records fetched before it, and serves it until it has dealt with
@@ -284,28 +306,19 @@ fn names(list: &TopicPartitionList) -> Vec<TopicPartition> {
         .collect()
 }
 
-fn committed(consumer: &BaseConsumer<Context>, at: &TopicPartition) -> Option<NextOffset> {
-    let list = to_list(&[(at.clone(), NextOffset(0))]).ok()?;
-    let deadline = Instant::now() + CALL_TIMEOUT;
-    loop {
-        match consumer.committed_offsets(list.clone(), CALL_TIMEOUT) {
-            Ok(list) => {
-                return match list.find_partition(&at.topic, at.partition as i32)?.offset() {
-                    KafkaOffset::Offset(offset) => Some(NextOffset(offset.max(0) as u64)),
-                    _ => None,
-                };
-            }
-            Err(error) if Instant::now() < deadline => {
-                warn!(partition = %at, %error, "cannot read the committed offset; trying again");
-            }
-            Err(_) => return None,
-        }
-    }
+fn committed(consumer: &BaseConsumer<Context>, at: &TopicPartition) -> Result<Option<NextOffset>, LogError> {
+    let list = to_list(&[(at.clone(), NextOffset(0))])?;
+    let found = consumer.committed_offsets(list, CALL_TIMEOUT).map_err(|error| classify(&error))?;
+    let offset = found.find_partition(&at.topic, at.partition as i32).map(|element| element.offset());
+    Ok(match offset {
+        Some(KafkaOffset::Offset(offset)) => Some(NextOffset(offset.max(0) as u64)),
+        _ => None,
+    })
 }
 
-fn low_watermark(consumer: &BaseConsumer<Context>, at: &TopicPartition) -> NextOffset {
+fn low_watermark(consumer: &BaseConsumer<Context>, at: &TopicPartition) -> Result<NextOffset, LogError> {
     let watermarks = consumer.fetch_watermarks(&at.topic, at.partition as i32, CALL_TIMEOUT);
-    NextOffset(watermarks.map_or(0, |(low, _)| low.max(0) as u64))
+    watermarks.map(|(low, _)| NextOffset(low.max(0) as u64)).map_err(|error| classify(&error))
 }
 
 /// The async side.

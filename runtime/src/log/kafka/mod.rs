@@ -85,6 +85,8 @@ pub struct KafkaLog {
     producer: KafkaProducer,
     /// Asks for metadata, watermarks and times; belongs to no group.
     inspector: Arc<BaseConsumer>,
+    /// The same, which sees what open transactions have written.
+    uncommitted: Arc<BaseConsumer>,
     admin: AdminClient<DefaultClientContext>,
     partitions: Mutex<HashMap<String, (u32, Instant)>>,
 }
@@ -105,9 +107,13 @@ impl KafkaLog {
         let fatal = |error: rdkafka::error::KafkaError| LogError::Fatal(format!("Kafka client: {error}"));
         let mut inspecting = base.clone();
         inspecting.set("group.id", "infertrace-inspector").set("enable.auto.commit", "false");
+        inspecting.set("isolation.level", "read_committed");
+        let mut uncommitted = inspecting.clone();
+        uncommitted.set("isolation.level", "read_uncommitted");
         Ok(Arc::new(Self {
             producer: KafkaProducer::new(&producer_config(&config))?,
             inspector: Arc::new(inspecting.create().map_err(fatal)?),
+            uncommitted: Arc::new(uncommitted.create().map_err(fatal)?),
             admin: base.create().map_err(fatal)?,
             partitions: Mutex::new(HashMap::new()),
             config,
@@ -269,6 +275,13 @@ fn to_list(positions: &[(TopicPartition, NextOffset)]) -> Result<TopicPartitionL
     Ok(list)
 }
 
+fn watermarks(inspector: &BaseConsumer, at: &TopicPartition) -> Result<Watermarks, LogError> {
+    let (low, high) = inspector
+        .fetch_watermarks(&at.topic, at.partition as i32, CALL_TIMEOUT)
+        .map_err(|error| unknown_or(at, &error))?;
+    Ok(Watermarks { low: NextOffset(low.max(0) as u64), high: NextOffset(high.max(0) as u64) })
+}
+
 fn unknown_or(at: &TopicPartition, error: &rdkafka::error::KafkaError) -> LogError {
     match error.rdkafka_error_code() {
         Some(
@@ -355,13 +368,31 @@ impl Log for KafkaLog {
 
     async fn watermarks(&self, at: &TopicPartition) -> Result<Watermarks, LogError> {
         let at = at.clone();
-        self.inspect(CALL_TIMEOUT, move |inspector| {
-            let (low, high) = inspector
-                .fetch_watermarks(&at.topic, at.partition as i32, CALL_TIMEOUT)
-                .map_err(|error| unknown_or(&at, &error))?;
-            Ok(Watermarks { low: NextOffset(low.max(0) as u64), high: NextOffset(high.max(0) as u64) })
-        })
-        .await
+        self.inspect(CALL_TIMEOUT, move |inspector| watermarks(inspector, &at)).await
+    }
+
+    async fn settled_watermarks(&self, at: &TopicPartition) -> Result<Watermarks, LogError> {
+        let (uncommitted, of) = (Arc::clone(&self.uncommitted), at.clone());
+        let written = patiently(CALL_TIMEOUT, move || watermarks(&uncommitted, &of)).await?.high;
+        // The broker aborts a transaction that is open for longer.
+        let patience = Duration::from_millis(self.config.transaction_timeout_ms.into()) + CALL_TIMEOUT;
+        let deadline = Instant::now() + patience;
+        loop {
+            let committed = self.watermarks(at).await?;
+            if committed.high >= written {
+                return Ok(committed);
+            }
+            if Instant::now() > deadline {
+                return Err(LogError::Unavailable(format!(
+                    "a transaction holds {at} at {} of {} for longer than {} s; find it with kafka-transactions.sh \
+                     find-hanging",
+                    committed.high.0,
+                    written.0,
+                    patience.as_secs()
+                )));
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     async fn position_at(&self, at: &TopicPartition, time: Millis) -> Result<NextOffset, LogError> {

@@ -1,12 +1,16 @@
-//! The self-test of transactions on real brokers.
+//! Transactions on real brokers: the self-test, and what a reader may take for the end.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use infertrace_runtime::log::{
     ConsumerOptions, Event, Log, NewRecord, NextOffset, TopicPartition, TopicSpec,
     kafka::{Config, KafkaLog},
 };
 use infertrace_tests::kafka::Kafka;
+use rdkafka::{
+    ClientConfig,
+    producer::{BaseProducer, BaseRecord, Producer as _},
+};
 
 const TOPIC: &str = "scratch";
 
@@ -53,11 +57,41 @@ async fn a_good_broker_passes() {
         .expect("a reader");
     let mut keys = Vec::new();
     while !reader.reached_end(&scratch()) {
-        if let Ok(Event::Records(records)) = reader.poll(1 << 20, std::time::Duration::from_secs(1)).await {
+        if let Ok(Event::Records(records)) = reader.poll(1 << 20, Duration::from_secs(1)).await {
             keys.extend(records.into_iter().filter_map(|record| record.key));
         }
     }
     assert_eq!(keys, ["key"]);
+}
+
+/// Scenario: the end is asked for while another producer's transaction is open, which then commits. Guarantee: the answer
+/// waits for it, and what it wrote is below the end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_settled_end_waits_for_open_transactions() {
+    let broker = Kafka::start().expect("a Kafka broker");
+    let log = client(&broker).await;
+    let other: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", broker.bootstrap())
+        .set("transactional.id", "other")
+        .create()
+        .expect("a producer");
+    let patience = Duration::from_secs(30);
+    other.init_transactions(patience).expect("an id");
+    other.begin_transaction().expect("begun");
+    other.send(BaseRecord::to(TOPIC).partition(0).key("key").payload("value")).expect("queued");
+    other.flush(patience).expect("written");
+    let open = log.watermarks(&scratch()).await.expect("asked").high;
+    assert_eq!(open, NextOffset(0), "an open transaction is not readable");
+    let asked = tokio::spawn({
+        let log = Arc::clone(&log);
+        async move { log.settled_watermarks(&scratch()).await }
+    });
+    let unsettled =
+        tokio::time::timeout(Duration::from_millis(500), log.settled_watermarks(&scratch())).await;
+    assert!(unsettled.is_err() && !asked.is_finished(), "the transaction is still open");
+    other.commit_transaction(patience).expect("committed");
+    let settled = asked.await.expect("no panic").expect("settled").high;
+    assert!(settled > NextOffset(0), "the end is {settled:?}");
 }
 
 /// Scenario: one broker whose topic of transactions wants three copies. Guarantee: exactly-once is
