@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, ensure};
 use tempfile::TempDir;
 
-use crate::process::{Process, START_TIMEOUT, cache_dir, free_port, wait_until};
+use crate::process::{Process, START_TIMEOUT, cache_dir, free_port, scratch_dir, wait_until};
 
 /// The version that `tests/kafka/pom.xml` names.
 pub const VERSION: &str = "4.3.0";
@@ -36,7 +36,7 @@ impl Kafka {
     /// # Errors
     /// As [`Kafka::start`].
     pub fn start_with(overrides: &str) -> anyhow::Result<Self> {
-        let dir = TempDir::with_prefix("infertrace-kafka-")?;
+        let dir = scratch_dir("infertrace-kafka-")?;
         let (port, controller) = (free_port()?, free_port()?);
         let properties = dir.path().join("server.properties");
         // Of two lines of one key, Java takes the last.

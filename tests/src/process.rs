@@ -149,6 +149,19 @@ pub fn crate_dir() -> PathBuf {
     std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from)
 }
 
+/// A folder that is removed when the test is over, unless `INFERTRACE_TEST_KEEP` is set.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn scratch_dir(prefix: &str) -> std::io::Result<tempfile::TempDir> {
+    let mut dir = tempfile::TempDir::with_prefix(prefix)?;
+    if std::env::var_os("INFERTRACE_TEST_KEEP").is_some() {
+        eprintln!("kept: {}", dir.path().display());
+        dir.disable_cleanup(true);
+    }
+    Ok(dir)
+}
+
 /// The folder in which `cargo xtask setup` keeps what it installs.
 #[must_use]
 pub fn cache_dir() -> PathBuf {

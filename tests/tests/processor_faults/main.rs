@@ -28,7 +28,7 @@ use infertrace_schemas::topics;
 use infertrace_tests::{
     infertrace::{STOP_TIMEOUT, Setup, program},
     kafka::Kafka,
-    process::{Process, wait_until},
+    process::{Process, scratch_dir, wait_until},
 };
 use input::{Input, TAIL_MS, now_ms};
 use members::{Member, series};
@@ -150,7 +150,7 @@ impl Bench {
         let (input, proxy) = (Input::seeded()?, Proxy::start()?);
         let kafka = Kafka::start_with(&proxy.advertised())?;
         proxy.lead_to(kafka.bootstrap());
-        let dir = tempfile::tempdir()?;
+        let dir = scratch_dir("infertrace-faults-")?;
         let mut setup = Setup::new(dir.path())?;
         setup.flags = vec!["--kafka".to_owned(), kafka.bootstrap()];
         setup.variables = decisive();

@@ -22,8 +22,8 @@ impl Member {
         let mut setup = setup.clone();
         setup.dir = setup.dir.join(name);
         std::fs::create_dir_all(&setup.dir)?;
-        for key in ["INFERTRACE_PROCESSOR_INSTANCE_ID", "INFERTRACE_INSIGHTS_INSTANCE_ID"] {
-            setup.variables.push((key.to_owned(), name.to_owned()));
+        for role in ["PROCESSOR", "INSIGHTS", "STITCHING"] {
+            setup.variables.push((format!("INFERTRACE_{role}_INSTANCE_ID"), name.to_owned()));
         }
         // The proxy knows members by it.
         let properties = format!(r#"{{ "heartbeat.interval.ms" = "1000", "client.id" = "{name}" }}"#);
