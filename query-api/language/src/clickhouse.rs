@@ -113,11 +113,14 @@ struct Compiler {
 }
 
 impl Compiler {
-    /// Adds a parameter; the SQL that names it.
+    /// The SQL that names a parameter of this value.
     fn bind(&mut self, value: ParameterValue) -> String {
-        let name = format!("p{}", self.parameters.len());
+        let known = self.parameters.iter().position(|parameter| parameter.value == value);
+        let name = format!("p{}", known.unwrap_or(self.parameters.len()));
         let sql = format!("{{{name}:{}}}", value.type_name());
-        self.parameters.push(Parameter { name, value });
+        if known.is_none() {
+            self.parameters.push(Parameter { name, value });
+        }
         sql
     }
 

@@ -22,6 +22,8 @@ mod parser;
 mod pattern;
 mod print;
 mod scanner;
+#[cfg(test)]
+mod tests;
 
 pub use ast::{
     Aggregate, Comparison, Connective, Expr, Function, Kind, Operator, Query, Spanset, SpansetOperator,
