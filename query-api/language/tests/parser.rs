@@ -1,6 +1,6 @@
 //! What is parsed, and what is said about what is not.
 
-use infertrace_query_language::{Expr, Query, QueryError, Spanset, limits, parse};
+use infertrace_query_language::{Expr, Intrinsic, Query, QueryError, Spanset, limits, parse};
 
 fn parsed(text: &str) -> Query {
     parse(text).unwrap_or_else(|error| panic!("{}", error.render(text)))
@@ -171,5 +171,17 @@ fn normal_form() {
             normal
         );
         assert!(!matches!(expression.normalised(), Expr::Not(inner) if !matches!(*inner, Expr::Compare(_))));
+    }
+}
+
+/// Scenario: the document of the language. Guarantee: its examples parse, and it names every field.
+#[test]
+fn the_document_is_true() {
+    let document = include_str!("../../../docs/query-language.md");
+    let (_, examples) = document.split_once("```traceql\n").expect("examples");
+    let (examples, _) = examples.split_once("```").expect("their end");
+    assert!(examples.lines().map(parsed).count() > 3);
+    for intrinsic in Intrinsic::ALL {
+        assert!(document.contains(&format!("`{intrinsic}`")), "{intrinsic} is not documented");
     }
 }
