@@ -63,7 +63,7 @@ impl Scope {
 
 /// Where an intrinsic's values are, for those who store spans as columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
+pub enum Place {
     /// A column of spans that always has a value.
     Column(&'static str),
     /// A column of spans that may be null.
@@ -106,7 +106,9 @@ macro_rules! intrinsics {
                 match self { $(Self::$variant => Type::$type),* }
             }
 
-            pub(crate) const fn place(self) -> Place {
+            /// Where its values are in a table of spans.
+            #[must_use]
+            pub const fn place(self) -> Place {
                 use Place::{Column, Elsewhere, EventName, Millis, Nullable};
                 match self { $(Self::$variant => $place),* }
             }

@@ -31,7 +31,7 @@ pub use ast::{
 };
 pub use check::TypeError;
 pub use error::{QueryError, Unsupported};
-pub use field::{Field, Intrinsic, Scope, Type};
+pub use field::{Field, Intrinsic, Place, Scope, Type};
 pub use parser::parse;
 pub use pattern::{Pattern, PatternError};
 
