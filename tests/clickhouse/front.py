@@ -21,6 +21,8 @@ PORT, FOLDER = int(sys.argv[1]), sys.argv[2]
 USER, PASSWORD = sys.argv[3:5] if len(sys.argv) > 4 else ("default", "")
 # Parameters of a URL that are no settings.
 NOT_SETTINGS = {"query", "database", "user", "password", "default_format", "query_id"}
+# Before the names of values that are bound to a query.
+BOUND = "param_"
 # Exceptions that a server answers with another status than 500.
 STATUS = {60: 404, 81: 404, 62: 400, 497: 403, 516: 403}
 
@@ -28,8 +30,8 @@ engine = session.Session(FOLDER)
 one_at_a_time = threading.Lock()
 
 
-def run(query, settings, body, encoding):
-    """The bytes that `query` answers with."""
+def run(query, settings, bound, body, encoding):
+    """The bytes that `query` answers with, `bound` being the values of its parameters, escaped."""
     insert = re.match(r"\s*(INSERT\s+INTO\s+.*?)\s+FORMAT\s+(\w+)\s*$", query, re.I | re.S)
     if insert and body:
         pairs = ", ".join(f"{name} = {quoted(value)}" for name, value in settings.items())
@@ -41,7 +43,7 @@ def run(query, settings, body, encoding):
             return engine.query(f"{head} SETTINGS {pairs} FORMAT {insert[2]}" if pairs else f"{head} FORMAT {insert[2]}")
     text = query + body.decode() if body else query
     form = re.search(r"\bFORMAT\s+(\w+)\s*;?\s*$", text, re.I)
-    return engine.query(text, form[1] if form else "TabSeparated")
+    return engine.query(text, form[1] if form else "TabSeparated", params=bound or None)
 
 
 def quoted(text):
@@ -72,10 +74,12 @@ class Front(BaseHTTPRequestHandler):
             text = f"Code: 516. DB::Exception: {user}: Authentication failed. (AUTHENTICATION_FAILED)\n"
             return self.answer(403, text.encode(), 516)
         parameters = dict(parse_qsl(url.query, keep_blank_values=True))
-        settings = {name: value for name, value in parameters.items() if name not in NOT_SETTINGS}
+        bound = {name[len(BOUND) :]: value for name, value in parameters.items() if name.startswith(BOUND)}
+        is_setting = lambda name: name not in NOT_SETTINGS and not name.startswith(BOUND)
+        settings = {name: value for name, value in parameters.items() if is_setting(name)}
         try:
             with one_at_a_time:
-                result = run(parameters.get("query", ""), settings, body, self.headers.get("Content-Encoding"))
+                result = run(parameters.get("query", ""), settings, bound, body, self.headers.get("Content-Encoding"))
                 data = bytes(result.bytes()) if result is not None and result.has_error() is False else b""
                 if result is not None and result.has_error():
                     raise RuntimeError(result.error_message())

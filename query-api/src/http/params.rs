@@ -1,5 +1,7 @@
 //! Query parameters, checked: an unknown one is refused by name, a bad value names its parameter.
 
+use std::sync::Arc;
+
 use chrono::DateTime;
 use infertrace_schemas::columns::status;
 
@@ -7,7 +9,7 @@ use super::error::ApiError;
 use crate::{
     config::Limits,
     hot::TraceId,
-    search::{Cursor, SpanFilters},
+    search::{Cursor, SpanFilters, TraceQuery},
 };
 
 const LONGEST_NAME: usize = 1_024;
@@ -27,6 +29,7 @@ pub(crate) const SEARCH: &[&str] = &[
     "start",
     "end",
     "attr",
+    "q",
     "limit",
     "cursor",
 ];
@@ -131,6 +134,7 @@ impl Params {
             start_ns: self.time("start")?,
             end_ns: self.time("end")?,
             attributes: self.attributes()?,
+            query: self.query()?,
         };
         if let (Some(least), Some(most)) = (filters.min_duration_ns, filters.max_duration_ns)
             && least > most
@@ -143,6 +147,14 @@ impl Params {
             return Err(ApiError::bad_parameter("end", "not after start"));
         }
         Ok(filters)
+    }
+
+    /// A query of the language.
+    fn query(&self) -> Result<Option<Arc<TraceQuery>>, ApiError> {
+        let parsed = self.get("q").map(TraceQuery::parse).transpose();
+        parsed
+            .map(|query| query.map(Arc::new))
+            .map_err(|error| ApiError::bad_parameter("q", error.to_string()))
     }
 
     fn status(&self) -> Result<Option<u8>, ApiError> {

@@ -28,7 +28,8 @@ pub(super) async fn search(
     let fingerprint = filters.fingerprint();
     let budget = Duration::from_millis(limits.search_budget_ms);
     let step_rows = app.config.lake.search_step_rows;
-    let request = PageRequest { filters, limit, cursor, budget, step_rows };
+    let most_spans = limits.max_spans_per_trace;
+    let request = PageRequest { filters, limit, cursor, budget, step_rows, most_spans };
     let _permit = app.searches.acquire().await.map_err(|error| ApiError::internal(&error))?;
     let page = engine::find(&app.store, &request).await.map_err(|error| ApiError::internal(&error))?;
     let mut traces = Vec::with_capacity(page.hits.len());

@@ -29,12 +29,12 @@ use hashbrown::HashMap;
 use infertrace_schemas::columns::name;
 use tokio::{runtime::Handle, time::Instant};
 
-use super::{Cursor, SpanFilters};
+use super::{Cursor, SpanFilters, TraceQuery};
 use crate::{
     hot::{HotBatch, TraceId},
     lake::{LakeFile, Problem, contained, table::SpansTable},
     store::{Lake, Part, Snapshot, Store},
-    trace::SUMMARY_COLUMNS,
+    trace::{MissingColumn, SUMMARY_COLUMNS, assemble},
 };
 
 /// Candidates kept at most.
@@ -57,6 +57,8 @@ pub struct PageRequest {
     pub budget: Duration,
     /// Rows of the first step; each further one takes twice as many.
     pub step_rows: u64,
+    /// Spans of one trace that a query looks at.
+    pub most_spans: usize,
 }
 
 /// A trace found, with its rows.
@@ -95,7 +97,8 @@ pub async fn find(store: &Store, request: &PageRequest) -> Result<Page> {
         deadline: Instant::now() + request.budget,
         page: Page { problems: snapshot.problems.clone(), ..Page::default() },
         candidates: Candidates::default(),
-        listed: BTreeSet::new(),
+        decided: BTreeSet::new(),
+        stopped_at: None,
         snapshot,
     };
     search.run().await?;
@@ -109,8 +112,10 @@ struct Search<'a> {
     deadline: Instant,
     page: Page,
     candidates: Candidates,
-    /// Candidates already on the page.
-    listed: BTreeSet<TraceId>,
+    /// Candidates already on the page, and those that the query does not find.
+    decided: BTreeSet<TraceId>,
+    /// The last candidate looked at, where time ran out before the next.
+    stopped_at: Option<Cursor>,
 }
 
 /// What one scan reads: a batch in memory or a file.
@@ -164,7 +169,7 @@ impl Search<'_> {
             scanned_from = rest.first().map_or(i64::MIN, |unit| unit.latest_start_ns().saturating_add(1));
             self.take_certain(scanned_from).await?;
             let is_full = self.page.hits.len() > self.request.limit;
-            if is_full || rest.is_empty() {
+            if is_full || rest.is_empty() || self.page.truncated {
                 break;
             }
             if self.candidates.len() > MOST_CANDIDATES || Instant::now() >= self.deadline {
@@ -209,6 +214,8 @@ impl Search<'_> {
             self.page.hits.truncate(limit);
             self.page.next =
                 self.page.hits.last().map(|last| Cursor { start_ns: last.start_ns, trace_id: last.trace_id });
+        } else if self.stopped_at.is_some() {
+            self.page.next = self.stopped_at;
         } else if self.page.truncated && scanned_from < i64::MAX {
             self.page.next = Some(Cursor { start_ns: scanned_from, trace_id: [0; 16] });
         }
@@ -289,7 +296,7 @@ impl Search<'_> {
             .candidates
             .iter()
             .filter(|(id, start)| **start >= from && cursor.is_none_or(|cursor| cursor.precedes(**start, id)))
-            .filter(|(id, _)| !self.listed.contains(*id))
+            .filter(|(id, _)| !self.decided.contains(*id))
             .map(|(id, start)| (*start, *id))
             .collect();
         // Only the newest are needed, but some may turn out to belong further down.
@@ -306,6 +313,12 @@ impl Search<'_> {
                     break;
                 }
                 self.verify(chunk).await?;
+                // A query that finds few of many candidates has each of them read.
+                if Instant::now() >= self.deadline && self.page.hits.len() <= self.request.limit {
+                    self.page.truncated = true;
+                    self.stopped_at = chunk.last().map(|&(start_ns, trace_id)| Cursor { start_ns, trace_id });
+                    return Ok(());
+                }
             }
             certain = rest;
             keep = VERIFY_AT_ONCE;
@@ -317,7 +330,9 @@ impl Search<'_> {
     async fn verify(&mut self, chunk: &[(i64, TraceId)]) -> Result<()> {
         let ids: Vec<TraceId> = chunk.iter().map(|(_, id)| *id).collect();
         let mut columns = SUMMARY_COLUMNS.to_vec();
-        for column in self.request.filters.columns() {
+        let query = self.request.filters.query.as_deref();
+        let of_query = query.map(TraceQuery::columns).unwrap_or_default();
+        for column in self.request.filters.columns().into_iter().chain(of_query) {
             if !columns.contains(&column) {
                 columns.push(column);
             }
@@ -343,8 +358,15 @@ impl Search<'_> {
                 self.candidates.insert(trace_id, earliest);
                 continue;
             }
-            self.listed.insert(trace_id);
+            self.decided.insert(trace_id);
             let parts = by_trace.remove(&trace_id).unwrap_or_default();
+            if let Some(query) = query {
+                let external = |error: MissingColumn| DataFusionError::External(Box::new(error));
+                let trace = assemble(&parts, self.request.most_spans).map_err(external)?;
+                if !query.matches(&trace, &parts).map_err(external)? {
+                    continue;
+                }
+            }
             self.page.hits.push(Hit { trace_id, start_ns, parts });
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! What a search asks of one span, and the same as an expression for the engine.
+//! What a search asks of one span, and of its trace, and the first as an expression for the engine.
 
 use std::sync::Arc;
 
@@ -12,10 +12,10 @@ use datafusion::{
 use infertrace_schemas::columns::{UTC, name};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::attribute::attribute_equals;
+use super::{attribute::attribute_equals, language::TraceQuery};
 use crate::lake::LakeFile;
 
-/// Filters on one span; absent ones match everything.
+/// Filters on one span, and a query of its trace; absent ones match everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SpanFilters {
     /// Service name.
@@ -36,9 +36,11 @@ pub struct SpanFilters {
     pub end_ns: Option<i64>,
     /// Attributes of span or resource, and what they must read as.
     pub attributes: Vec<(String, String)>,
+    /// What the trace must match besides.
+    pub query: Option<Arc<TraceQuery>>,
 }
 
-fn term(value: &str) -> Expr {
+pub(super) fn term(value: &str) -> Expr {
     let text = ScalarValue::Utf8(Some(value.to_owned()));
     // Of the column's own type, so that rows are compared by their dictionary.
     let key = arrow::datatypes::DataType::Int32;
@@ -49,7 +51,7 @@ fn time(nanos: i64) -> Expr {
     Expr::Literal(ScalarValue::TimestampNanosecond(Some(nanos), Some(UTC.into())), None)
 }
 
-fn literal(value: impl Into<ScalarValue>) -> Expr {
+pub(super) fn literal(value: impl Into<ScalarValue>) -> Expr {
     Expr::Literal(value.into(), None)
 }
 
@@ -61,6 +63,7 @@ impl SpanFilters {
         self.service.as_deref().is_none_or(|service| data.may_have_service(service))
             && self.model.as_deref().is_none_or(|model| data.may_have_model(model))
             && data.may_start_within(self.start_ns.unwrap_or(i64::MIN), self.end_ns.unwrap_or(i64::MAX))
+            && self.query.as_ref().is_none_or(|query| query.may_match(file))
     }
 
     /// The filters, and that the span starts no later than `latest_ns`, as an expression; `None` matches all.
@@ -82,6 +85,7 @@ impl SpanFilters {
         all.extend(self.end_ns.map(|to| col(name::START_TIME).lt(time(to))));
         all.extend(latest_ns.map(|latest| col(name::START_TIME).lt_eq(time(latest))));
         all.extend(self.attributes.iter().map(|(key, value)| attribute_equals(key, value)));
+        all.extend(self.query.as_ref().and_then(|query| query.necessary()));
         all.into_iter().reduce(Expr::and)
     }
 

@@ -7,4 +7,4 @@ pub mod cost;
 pub mod nodes;
 pub mod render;
 
-pub use nodes::{Assembled, SUMMARY_COLUMNS, assemble};
+pub use nodes::{Assembled, MissingColumn, SUMMARY_COLUMNS, assemble};

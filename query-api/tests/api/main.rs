@@ -7,6 +7,7 @@ mod common;
 mod damage;
 mod description;
 mod insights;
+mod language;
 mod live;
 mod search;
 mod support;
