@@ -11,7 +11,7 @@ use infertrace_tests::{
 };
 
 use super::{
-    ONE_AT_A_TIME, PATIENCE, PoisonError, decisive,
+    PATIENCE, decisive,
     input::{Input, TAIL_MS, now_ms},
     judge, number, oracle, traffic, wait_caught_up,
 };
@@ -49,7 +49,6 @@ fn pause(up: &Process) -> anyhow::Result<()> {
 /// Guarantee: what is committed is what one undisturbed run, and the pure code on one thread, make of the same input.
 #[test]
 fn kills_on_the_embedded_log_change_nothing() -> anyhow::Result<()> {
-    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let rounds = number("INFERTRACE_TEST_PROCESSOR_ROUNDS", 1)?.max(1);
     let mut input = Input::seeded()?;
     let dir = tempfile::tempdir()?;

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use infertrace_analytics::rollup::{Cell, Exemplars, Key, Partial, WINDOW_MS};
+use infertrace_analytics::rollup::{Cell, Exemplars, Key, Partial, WINDOW_MS, window_of};
 use infertrace_processors::partials;
 use infertrace_runtime::log::{
     Delivery, Log, NewRecord, Offset, Record, TopicPartition, TopicSpec,
@@ -144,7 +144,8 @@ pub(super) fn closed_before(cells: &mut Cells, time_ms: i64) {
 pub(super) struct Outputs {
     records: BTreeMap<&'static str, Vec<Fact>>,
     pub(super) cells: Cells,
-    watermarks: BTreeMap<(u32, u32), i64>,
+    /// The first window that each source left open; what its watermark was within that is left to the run.
+    open_windows: BTreeMap<(u32, u32), i64>,
     /// Origin and reason of each dead letter of the processor.
     letters: Vec<(String, u64, String)>,
 }
@@ -185,8 +186,9 @@ impl Outputs {
             add_partial(&mut self.cells, partition, batch.source, &partial);
         }
         if let Some(watermark) = batch.watermark_ms {
-            let known = self.watermarks.entry((partition, batch.source)).or_insert(watermark);
-            *known = watermark.max(*known);
+            let open = window_of(watermark.saturating_sub(super::pure_config().rollup_lateness_ms));
+            let known = self.open_windows.entry((partition, batch.source)).or_insert(open);
+            *known = open.max(*known);
         }
         Ok(())
     }
@@ -232,8 +234,11 @@ impl Outputs {
             let (found, expected) = (self.cells.get(first), oracle.cells.get(first));
             wrong.push(format!("{} cells, as {first:?}: {found:?}, the oracle's {expected:?}", places.len()));
         }
-        if self.watermarks != oracle.watermarks {
-            wrong.push(format!("watermarks {:?}, the oracle's {:?}", self.watermarks, oracle.watermarks));
+        if self.open_windows != oracle.open_windows {
+            wrong.push(format!(
+                "open windows {:?}, the oracle's {:?}",
+                self.open_windows, oracle.open_windows
+            ));
         }
         ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
         Ok(())
