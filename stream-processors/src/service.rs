@@ -33,6 +33,14 @@ use session::Session;
 /// Longest pause before another try.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
+/// Offsets at the end of a topic that may be transaction markers, which are never delivered.
+pub(crate) const MARKERS: u64 = 8;
+
+/// Whether all of a partition is dealt with: nothing is left, or so little, for so long, that it is markers.
+fn is_caught_up(lag: u64, waited_ms: i64, config: &Config) -> bool {
+    lag == 0 || (lag <= MARKERS && waited_ms >= 2 * config.trace_idle_ms)
+}
+
 /// What the processor needs from its host.
 pub struct Deps<'a> {
     /// Input, output and positions.

@@ -1,8 +1,9 @@
 //! Replays of a past range over the embedded log.
 
+mod support;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::Path,
     sync::Arc,
     time::Duration,
 };
@@ -18,7 +19,7 @@ use infertrace_proto::v1::{
 };
 use infertrace_runtime::log::{
     Log, Millis, NewRecord, NextOffset, TopicPartition, TopicSpec,
-    embedded::{self, EmbeddedLog},
+    embedded::EmbeddedLog,
     range::{RangeReader, whole_topic},
 };
 use infertrace_schemas::{
@@ -27,6 +28,7 @@ use infertrace_schemas::{
     topics,
 };
 use prost::Message as _;
+use support::embedded::{create_topics, live_state, open};
 use tokio_util::sync::CancellationToken;
 
 const PARTITIONS: u32 = 3;
@@ -36,32 +38,10 @@ const SECOND: i64 = 1_000;
 const LENGTH: i64 = 80 * 60 * SECOND;
 const SLOW: std::ops::Range<i64> = 60 * 60 * SECOND..70 * 60 * SECOND;
 
-fn open(dir: &Path) -> Arc<EmbeddedLog> {
-    let config = embedded::Config {
-        dir: dir.to_owned(),
-        preallocate: false,
-        fsync: embedded::Fsync::Never,
-        segment_bytes: 64 << 20,
-        ..embedded::Config::default()
-    };
-    EmbeddedLog::open(config).expect("opens")
-}
-
 /// One request of one span every half second and partition, with a length that depends on nothing but its number, and an
 /// engine's count every ten seconds.
 async fn fill(log: &EmbeddedLog) {
-    let specs: Vec<TopicSpec> = topics::all(PARTITIONS)
-        .into_iter()
-        .map(|topic| TopicSpec {
-            name: topic.name.into(),
-            partitions: topic.partitions,
-            // Records of a past time must not expire while the test runs.
-            retention: None,
-            compacted: topic.compacted,
-            replication: 1,
-        })
-        .collect();
-    log.create_topics(&specs).await.expect("created");
+    create_topics(log, PARTITIONS).await;
     let mut last = None;
     for number in 0..(LENGTH / 500) {
         let at_ms = T0 + number * 500;
@@ -225,21 +205,6 @@ fn assert_same(found: &[Vec<(u32, Vec<u8>)>], expected: &[Vec<(u32, Vec<u8>)>]) 
     }
 }
 
-/// Ends of every live topic, and positions of live groups.
-async fn live_state(log: &EmbeddedLog) -> Vec<(String, u64, Option<NextOffset>)> {
-    let mut state = Vec::new();
-    for topic in topics::all(PARTITIONS) {
-        for partition in 0..topic.partitions {
-            let at = TopicPartition::new(topic.name, partition);
-            let end = log.watermarks(&at).await.expect("there").high.0;
-            for group in ["infertrace-processor", "infertrace-insights", "infertrace-unassigned"] {
-                state.push((format!("{group} {at}"), end, log.committed(group, &at).await.expect("asked")));
-            }
-        }
-    }
-    state
-}
-
 /// Scenario: one range replayed with one thread and with three; a dry run; one model only; its last part after a warm-up. A
 /// live group stands somewhere.
 /// Guarantee: outputs are byte for byte the same each time, whole and once; they hold insights about the model that
@@ -265,7 +230,7 @@ async fn a_replay_is_the_same_however_it_is_run_and_touches_nothing_live() {
     let group = member.group_metadata();
     transactions.commit(Vec::new(), group.as_ref(), &[(at, NextOffset(7))]).await.expect("committed");
     drop(member);
-    let before = live_state(&log).await;
+    let before = live_state(&log, PARTITIONS).await;
     assert!(before.iter().any(|(_, _, position)| *position == Some(NextOffset(7))));
 
     let whole = replay(&log, &Request { threads: 1, ..request("one") }).await.expect("replays");
@@ -298,7 +263,7 @@ async fn a_replay_is_the_same_however_it_is_run_and_touches_nothing_live() {
     let warm = replay(&log, &later).await.expect("replays");
     assert_eq!(outputs(&log, "warm").await[2], expected[2], "warmed up, the same is said");
     assert!(warm.told.rollups < whole.told.rollups);
-    assert_eq!(live_state(&log).await, before);
+    assert_eq!(live_state(&log, PARTITIONS).await, before);
 }
 
 /// Sums of the requests' cost, billionths of a US dollar, by model, of 10 s rollups; and the price versions on them.
@@ -333,7 +298,7 @@ async fn prices_can_be_changed_for_the_past() {
     let dir = tempfile::tempdir().expect("a folder");
     let log = open(dir.path());
     fill(&log).await;
-    let before = live_state(&log).await;
+    let before = live_state(&log, PARTITIONS).await;
     let file = dir.path().join("prices.toml");
     let entry = "extend = true\n[[gpu]]\nprovider = \"aws\"\nregion = \"us-east-1\"\n\
                  instance_type = \"p5.48xlarge\"\ngpu = \"H100\"\ngpus = 8\nper_gpu_hour = 3.44\n\
@@ -381,7 +346,7 @@ async fn prices_can_be_changed_for_the_past() {
         outcome => outcome.expect("replays"),
     };
     assert_eq!(again.costs.as_ref(), Some(&costs));
-    assert_eq!(live_state(&log).await, before);
+    assert_eq!(live_state(&log, PARTITIONS).await, before);
 
     std::fs::write(&file, "[[gpu]]\nprovider = \"aws\"\n").expect("written");
     let wrong = Request { id: "wrong".to_owned(), ..new };

@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use infertrace_analytics::config::AnalystConfig;
 use infertrace_processors::{
@@ -17,8 +17,8 @@ use infertrace_proto::v1::{
 use infertrace_runtime::{
     clock::ManualClock,
     log::{
-        Log, Millis, NewRecord, NextOffset, TopicPartition, TopicSpec,
-        embedded::{self, EmbeddedLog},
+        Log, Millis, NewRecord, NextOffset, TopicPartition,
+        embedded::EmbeddedLog,
         range::{RangeReader, whole_topic},
     },
     telemetry::MetricsRegistry,
@@ -29,7 +29,10 @@ use infertrace_schemas::{
     topics,
 };
 use prost::Message as _;
-use support::running::Running;
+use support::{
+    embedded::{create_topics, live_state, open},
+    running::Running,
+};
 use tokio_util::sync::CancellationToken;
 
 const PARTITIONS: u32 = 2;
@@ -43,29 +46,9 @@ const FAULT: std::ops::Range<i64> = 30 * 60 * SECOND..35 * 60 * SECOND;
 /// The record of samples that nobody can read.
 const POISON_AT: i64 = 10 * 60 * SECOND;
 
-fn open(dir: &Path) -> Arc<EmbeddedLog> {
-    let config = embedded::Config {
-        dir: dir.to_owned(),
-        preallocate: false,
-        fsync: embedded::Fsync::Never,
-        segment_bytes: 64 << 20,
-        ..embedded::Config::default()
-    };
-    EmbeddedLog::open(config).expect("opens")
-}
-
 /// A request a second in each partition, and readings every five.
 async fn fill(log: &EmbeddedLog) {
-    let spec = |topic: topics::Topic| TopicSpec {
-        name: topic.name.into(),
-        partitions: topic.partitions,
-        // Records of a past time must not expire while the test runs.
-        retention: None,
-        compacted: topic.compacted,
-        replication: 1,
-    };
-    let specs: Vec<TopicSpec> = topics::all(PARTITIONS).into_iter().map(spec).collect();
-    log.create_topics(&specs).await.expect("created");
+    create_topics(log, PARTITIONS).await;
     let mut last = None;
     for at_ms in (0..=END).step_by(1_000) {
         for partition in 0..PARTITIONS {
@@ -245,21 +228,6 @@ async fn run_live(log: &Arc<EmbeddedLog>) {
     second.stop().await;
 }
 
-/// Ends of every live topic, and positions of live groups.
-async fn live_state(log: &EmbeddedLog) -> Vec<(String, u64, Option<NextOffset>)> {
-    let mut state = Vec::new();
-    for topic in topics::all(PARTITIONS) {
-        for partition in 0..topic.partitions {
-            let at = TopicPartition::new(topic.name, partition);
-            let end = log.watermarks(&at).await.expect("there").high.0;
-            for group in ["infertrace-processor", "infertrace-samples", "infertrace-insights"] {
-                state.push((format!("{group} {at}"), end, log.committed(group, &at).await.expect("asked")));
-            }
-        }
-    }
-    state
-}
-
 fn request(id: &str) -> Request {
     Request {
         id: id.to_owned(),
@@ -312,7 +280,7 @@ async fn a_replay_with_samples_says_what_was_said_live() {
     for mangled in [b"mangled".to_vec(), vec![0, 0x80, 0, 0, 1, 2]] {
         append(&log, topics::INSIGHTS, 0, LENGTH / 2, mangled).await.expect("durable");
     }
-    let before = live_state(&log).await;
+    let before = live_state(&log, PARTITIONS).await;
     let ids = SchemaIds::embedded::<Insight>();
     let insights: Vec<Insight> =
         expected[2].iter().map(|(.., value)| ids.decode(value).expect("an insight")).collect();
@@ -343,5 +311,5 @@ async fn a_replay_with_samples_says_what_was_said_live() {
             assert!(told == *expected, "{kind:?} {at} of {}: {found}\nis not {live}", request.id);
         }
     }
-    assert_eq!(live_state(&log).await, before);
+    assert_eq!(live_state(&log, PARTITIONS).await, before);
 }

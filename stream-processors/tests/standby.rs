@@ -13,14 +13,14 @@ use infertrace_processors::{
 use infertrace_runtime::{
     clock::ManualClock,
     log::{
-        Log, Millis, NewRecord, TopicPartition, TopicSpec,
-        embedded::{self, EmbeddedLog, Fsync},
+        Log, Millis, NewRecord, TopicPartition,
+        embedded::EmbeddedLog,
         range::{RangeReader, whole_topic},
     },
     telemetry::{MetricsRegistry, exposition},
 };
 use infertrace_schemas::topics;
-use support::running::Running;
+use support::{embedded, running::Running};
 
 const GROUP: &str = "infertrace-insights";
 const T0: i64 = 1_700_000_000_000;
@@ -29,24 +29,8 @@ const PARTITIONS: u32 = 4;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 async fn open(dir: &Path) -> Arc<EmbeddedLog> {
-    let config = embedded::Config {
-        dir: dir.to_owned(),
-        preallocate: false,
-        fsync: Fsync::Never,
-        segment_bytes: 64 << 20,
-        ..embedded::Config::default()
-    };
-    let log = EmbeddedLog::open(config).expect("opens");
-    let spec = |topic: topics::Topic| TopicSpec {
-        name: topic.name.into(),
-        partitions: topic.partitions,
-        // Records of a past time must not expire while the test runs.
-        retention: None,
-        compacted: topic.compacted,
-        replication: 1,
-    };
-    let specs: Vec<TopicSpec> = topics::all(PARTITIONS).into_iter().map(spec).collect();
-    log.create_topics(&specs).await.expect("created");
+    let log = embedded::open(dir);
+    embedded::create_topics(&log, PARTITIONS).await;
     log
 }
 

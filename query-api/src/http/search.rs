@@ -12,7 +12,7 @@ use serde_json::{Value as Json, json};
 use super::{App, error::ApiError, params, respond};
 use crate::{
     search::{PageRequest, engine},
-    trace::{assemble, render},
+    trace::render,
 };
 
 pub(super) async fn search(
@@ -34,9 +34,7 @@ pub(super) async fn search(
     let page = engine::find(&app.store, &request).await.map_err(|error| ApiError::internal(&error))?;
     let mut traces = Vec::with_capacity(page.hits.len());
     for hit in &page.hits {
-        let trace =
-            assemble(&hit.parts, limits.max_spans_per_trace).map_err(|error| ApiError::internal(&error))?;
-        let mut summary = render::summary(&hit.trace_id, &trace, &hit.parts, &[]);
+        let mut summary = render::summary(&hit.trace_id, &hit.trace, &hit.parts, &[]);
         summary.insert("matched_start_unix_nano".to_owned(), hit.start_ns.to_string().into());
         traces.push(Json::Object(summary));
     }

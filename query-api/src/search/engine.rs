@@ -34,7 +34,7 @@ use crate::{
     hot::{HotBatch, TraceId},
     lake::{LakeFile, Problem, contained, table::SpansTable},
     store::{Lake, Part, Snapshot, Store},
-    trace::{MissingColumn, SUMMARY_COLUMNS, assemble},
+    trace::{Assembled, MissingColumn, SUMMARY_COLUMNS, assemble},
 };
 
 /// Candidates kept at most.
@@ -57,7 +57,7 @@ pub struct PageRequest {
     pub budget: Duration,
     /// Rows of the first step; each further one takes twice as many.
     pub step_rows: u64,
-    /// Spans of one trace that a query looks at.
+    /// Spans of one trace that are looked at.
     pub most_spans: usize,
 }
 
@@ -70,6 +70,8 @@ pub struct Hit {
     pub start_ns: i64,
     /// Its rows, in [`SUMMARY_COLUMNS`] at least.
     pub parts: Vec<Part>,
+    /// What they make.
+    pub trace: Assembled,
 }
 
 /// A page.
@@ -360,14 +362,14 @@ impl Search<'_> {
             }
             self.decided.insert(trace_id);
             let parts = by_trace.remove(&trace_id).unwrap_or_default();
-            if let Some(query) = query {
-                let external = |error: MissingColumn| DataFusionError::External(Box::new(error));
-                let trace = assemble(&parts, self.request.most_spans).map_err(external)?;
-                if !query.matches(&trace, &parts).map_err(external)? {
-                    continue;
-                }
+            let external = |error: MissingColumn| DataFusionError::External(Box::new(error));
+            let trace = assemble(&parts, self.request.most_spans).map_err(external)?;
+            if let Some(query) = query
+                && !query.matches(&trace, &parts).map_err(external)?
+            {
+                continue;
             }
-            self.page.hits.push(Hit { trace_id, start_ns, parts });
+            self.page.hits.push(Hit { trace_id, start_ns, parts, trace });
         }
         Ok(())
     }

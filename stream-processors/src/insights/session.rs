@@ -18,12 +18,10 @@ use super::{
     restore::{Layout, Origin, restore},
     state::{snapshot_records, told_record},
 };
-use crate::{partials, supervise::Session};
+use crate::{partials, service::MARKERS, supervise::Session};
 
 const POLL_TIME: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-/// Offsets at the end of a topic that may be transaction markers.
-pub(super) const MARKERS: u64 = 8;
 /// Tries of the last commit when shutting down.
 const LAST_TRIES: u32 = 3;
 

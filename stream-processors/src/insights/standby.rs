@@ -30,10 +30,9 @@ use xxhash_rust::xxh64::xxh64;
 use super::{
     Service,
     restore::{Layout, Restored, restore},
-    session::MARKERS,
     state::Gatherer,
 };
-use crate::partials;
+use crate::{partials, service::MARKERS};
 
 const POLL_TIME: Duration = Duration::from_millis(50);
 /// Take-overs that wait to be answered; each waits for one poll or one restore of the follower.

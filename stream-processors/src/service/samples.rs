@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Service,
+    Service, is_caught_up,
     pending::{Outcome, Pending},
     rollups::RollupOutput,
 };
@@ -40,8 +40,6 @@ const BUFFERED_BYTES: usize = 8 << 20;
 const WINDOW_PAUSE: Duration = Duration::from_millis(50);
 /// Tries of the last commit when shutting down.
 const LAST_TRIES: u32 = 3;
-/// Offsets at the end of a topic that may be transaction markers.
-const MARKERS: u64 = 8;
 
 struct Input {
     at: TopicPartition,
@@ -305,9 +303,7 @@ impl<'s> Samples<'s> {
             let source = source_of(partition);
             let lag = high.saturating_sub(self.roller.next_offset(source).unwrap_or(0));
             let waited_ms = input.waited_ms(now_ms);
-            // Markers of transactions count as offsets but are never delivered.
-            let is_caught_up =
-                lag == 0 || (lag <= MARKERS && waited_ms >= 2 * self.service.config.trace_idle_ms);
+            let is_caught_up = is_caught_up(lag, waited_ms, &self.service.config);
             let behind_ms = input.last_watermark_ms.map_or(0, |last| now_ms.saturating_sub(last).max(0));
             let lag_seconds = if is_caught_up { 0.0 } else { behind_ms as f64 / 1e3 };
             let lag = if is_caught_up { 0 } else { lag };

@@ -27,7 +27,7 @@ use infertrace_schemas::{
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Error, Service, pending::Pending, rollups::RollupOutput};
+use super::{Error, Service, is_caught_up, pending::Pending, rollups::RollupOutput};
 use crate::{
     assembly::{Assembly, Closed},
     dead_letter::dead_letter,
@@ -43,8 +43,6 @@ use crate::{
 /// Spans decoded into one batch.
 const BATCH_SPANS: usize = 8_192;
 const POLL_TIME: Duration = Duration::from_millis(100);
-/// Offsets at the end of a topic that may be transaction markers.
-const MARKERS: u64 = 8;
 
 /// One assigned partition.
 struct Input {
@@ -421,9 +419,7 @@ impl<'s> Session<'s> {
             let next = self.assembly.next_offset(partition).unwrap_or(0);
             let lag = high.saturating_sub(next);
             let waited_ms = now_ms.saturating_sub(input.last_arrival_ms).max(0);
-            let idle_ms = self.service.config.trace_idle_ms;
-            // Markers of transactions count as offsets but are never delivered.
-            let is_caught_up = lag == 0 || (lag <= MARKERS && waited_ms >= 2 * idle_ms);
+            let is_caught_up = is_caught_up(lag, waited_ms, &self.service.config);
             let behind_ms = input.last_record_ms.map_or(0, |last| now_ms.saturating_sub(last).max(0));
             let lag_seconds = if is_caught_up { 0.0 } else { behind_ms as f64 / 1e3 };
             self.service.metrics.lag.set(partition, if is_caught_up { 0 } else { lag }, lag_seconds);

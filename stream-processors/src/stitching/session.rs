@@ -18,12 +18,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Service, codec, convert};
-use crate::supervise::Session;
+use crate::{service::MARKERS, supervise::Session};
 
 const POLL_TIME: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-/// Offsets at the end of a topic that may be transaction markers.
-const MARKERS: u64 = 8;
 /// Offsets before the committed position in which its time is looked for; about half of them are markers.
 const LOOK_BACK: u64 = 64;
 /// Tries of the last commit when shutting down.

@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub)]
 
 pub mod counted;
+pub mod embedded;
 pub mod running;
 
 use std::{

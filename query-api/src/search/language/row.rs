@@ -5,6 +5,8 @@
 //! is the column, a list of attributes may have a key twice, values that are neither text, number nor truth value are there
 //! and compare with nothing.
 
+use std::sync::OnceLock;
+
 use arrow::{
     array::{
         Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Float64Array, Int64Array, MapArray, RecordBatch,
@@ -138,10 +140,8 @@ fn open<'a>(batch: &'a RecordBatch, field: &Field) -> Result<Read<'a>, MissingCo
             Scope::Resource if key == SERVICE => {
                 values::<OptionalTerm<'_>, _>(batch, name::SERVICE_NAME, |text| Some(Scalar::Text(text)))
             }
-            Scope::Resource => of_dictionary(batch, name::RESOURCE, |json| keyed(&json["attributes"], key)),
-            Scope::Instrumentation => {
-                of_dictionary(batch, name::SCOPE, |json| keyed(&json["attributes"], key))
-            }
+            Scope::Resource => of_dictionary(batch, name::RESOURCE, attributes(key)),
+            Scope::Instrumentation => of_dictionary(batch, name::SCOPE, attributes(key)),
             Scope::Event => of_list(batch, name::EVENTS, "attributes", Some(key.clone())),
             Scope::Link => of_list(batch, name::LINKS, "attributes", Some(key.clone())),
         },
@@ -288,21 +288,26 @@ fn keyed(list: &Json, key: &str) -> Vec<Owned> {
     entries.filter(|entry| entry["key"] == key).map(|entry| Owned::of(&entry["value"])).collect()
 }
 
-/// What a dictionary of JSON texts says; each is parsed once.
+/// The values of `key` among the attributes of a resource or scope.
+fn attributes(key: &str) -> impl Fn(&Json) -> Vec<Owned> + Send + Sync + 'static {
+    let key = key.to_owned();
+    move |json| keyed(&json["attributes"], &key)
+}
+
+/// What a dictionary of JSON texts says; each is parsed once, when a row has it: a trace has few of a batch's.
 fn of_dictionary<'a>(
     batch: &'a RecordBatch,
     from: &'static str,
-    read: impl Fn(&Json) -> Vec<Owned>,
+    read: impl Fn(&Json) -> Vec<Owned> + Send + Sync + 'a,
 ) -> Result<Read<'a>, MissingColumn> {
     let terms = OptionalTerm::open(column(batch, from)?).ok_or(MissingColumn(from))?;
-    let parse = |text: Option<&str>| {
-        let json = text.and_then(|text| serde_json::from_str(text).ok());
-        json.map(|json| read(&json)).unwrap_or_default()
-    };
-    let parsed: Vec<Vec<Owned>> = terms.values().iter().map(parse).collect();
+    let parsed: Vec<OnceLock<Vec<Owned>>> = terms.values().iter().map(|_| OnceLock::new()).collect();
     Ok(Box::new(move |row, test| {
-        let values = terms.key(row).and_then(|key| parsed.get(key));
-        values.into_iter().flatten().any(|value| test(value.scalar()))
+        let Some(key) = terms.key(row) else { return false };
+        let parse = || {
+            serde_json::from_str(terms.values().value(key)).map_or_else(|_| Vec::new(), |json| read(&json))
+        };
+        parsed[key].get_or_init(parse).iter().any(|value| test(value.scalar()))
     }))
 }
 

@@ -26,7 +26,7 @@ use rdkafka::{
 use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
 
-use super::{errors::classify, to_list};
+use super::{committed, errors::classify, to_list, watermarks};
 use crate::log::{
     Consumer, ConsumerOptions, Event, GroupMetadata, LogError, Millis, NextOffset, Offset, Record,
     TopicPartition,
@@ -148,14 +148,11 @@ impl Context {
         let mut event = Vec::with_capacity(assigned.len());
         let mut starts = Vec::with_capacity(assigned.len());
         for at in assigned {
-            let Some(committed) = self.insist(|| committed(consumer, &at)) else { return Vec::new() };
-            let start = match committed {
-                Some(position) => position,
-                None => match self.insist(|| low_watermark(consumer, &at)) {
-                    Some(low) => low,
-                    None => return Vec::new(),
-                },
-            };
+            let asked = self.insist(|| {
+                let position = committed(consumer, &at)?;
+                Ok((position, position.map_or_else(|| Ok(watermarks(consumer, &at)?.low), Ok)?))
+            });
+            let Some((committed, start)) = asked else { return Vec::new() };
             event.push((at.clone(), committed));
             starts.push((at, start));
         }
@@ -304,21 +301,6 @@ fn names(list: &TopicPartitionList) -> Vec<TopicPartition> {
         .iter()
         .map(|element| TopicPartition::new(element.topic(), element.partition().max(0) as u32))
         .collect()
-}
-
-fn committed(consumer: &BaseConsumer<Context>, at: &TopicPartition) -> Result<Option<NextOffset>, LogError> {
-    let list = to_list(&[(at.clone(), NextOffset(0))])?;
-    let found = consumer.committed_offsets(list, CALL_TIMEOUT).map_err(|error| classify(&error))?;
-    let offset = found.find_partition(&at.topic, at.partition as i32).map(|element| element.offset());
-    Ok(match offset {
-        Some(KafkaOffset::Offset(offset)) => Some(NextOffset(offset.max(0) as u64)),
-        _ => None,
-    })
-}
-
-fn low_watermark(consumer: &BaseConsumer<Context>, at: &TopicPartition) -> Result<NextOffset, LogError> {
-    let watermarks = consumer.fetch_watermarks(&at.topic, at.partition as i32, CALL_TIMEOUT);
-    watermarks.map(|(low, _)| NextOffset(low.max(0) as u64)).map_err(|error| classify(&error))
 }
 
 /// The async side.

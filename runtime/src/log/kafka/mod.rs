@@ -25,10 +25,11 @@ use rdkafka::{
     ClientConfig, Offset as KafkaOffset, TopicPartitionList,
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     client::DefaultClientContext,
-    consumer::{BaseConsumer, Consumer as _},
+    consumer::{BaseConsumer, Consumer as _, ConsumerContext},
     types::RDKafkaErrorCode,
 };
 use serde::{Deserialize, Serialize};
+use tokio::sync::OnceCell;
 
 use self::{consumer::KafkaConsumer, producer::KafkaProducer, transactions::KafkaTransactions};
 use super::{
@@ -85,8 +86,8 @@ pub struct KafkaLog {
     producer: KafkaProducer,
     /// Asks for metadata, watermarks and times; belongs to no group.
     inspector: Arc<BaseConsumer>,
-    /// The same, which sees what open transactions have written.
-    uncommitted: Arc<BaseConsumer>,
+    /// The same, which sees what open transactions have written; made when a partition is taken over.
+    uncommitted: OnceCell<Arc<BaseConsumer>>,
     admin: AdminClient<DefaultClientContext>,
     partitions: Mutex<HashMap<String, (u32, Instant)>>,
 }
@@ -103,18 +104,11 @@ impl KafkaLog {
     /// [`LogError::Fatal`] for properties that librdkafka refuses.
     pub fn new(config: Config) -> Result<Arc<Self>, LogError> {
         memory::keep_fetch_buffers();
-        let base = base_config(&config);
-        let fatal = |error: rdkafka::error::KafkaError| LogError::Fatal(format!("Kafka client: {error}"));
-        let mut inspecting = base.clone();
-        inspecting.set("group.id", "infertrace-inspector").set("enable.auto.commit", "false");
-        inspecting.set("isolation.level", "read_committed");
-        let mut uncommitted = inspecting.clone();
-        uncommitted.set("isolation.level", "read_uncommitted");
         Ok(Arc::new(Self {
             producer: KafkaProducer::new(&producer_config(&config))?,
-            inspector: Arc::new(inspecting.create().map_err(fatal)?),
-            uncommitted: Arc::new(uncommitted.create().map_err(fatal)?),
-            admin: base.create().map_err(fatal)?,
+            inspector: inspector(&config, "read_committed")?,
+            uncommitted: OnceCell::new(),
+            admin: base_config(&config).create().map_err(|error| fatal(&error))?,
             partitions: Mutex::new(HashMap::new()),
             config,
         }))
@@ -275,8 +269,38 @@ fn to_list(positions: &[(TopicPartition, NextOffset)]) -> Result<TopicPartitionL
     Ok(list)
 }
 
-fn watermarks(inspector: &BaseConsumer, at: &TopicPartition) -> Result<Watermarks, LogError> {
-    let (low, high) = inspector
+fn fatal(error: &rdkafka::error::KafkaError) -> LogError {
+    LogError::Fatal(format!("Kafka client: {error}"))
+}
+
+/// A client that asks and reads nothing.
+fn inspector(config: &Config, isolation: &str) -> Result<Arc<BaseConsumer>, LogError> {
+    let mut inspecting = base_config(config);
+    inspecting
+        .set("group.id", "infertrace-inspector")
+        .set("enable.auto.commit", "false")
+        .set("isolation.level", isolation);
+    inspecting.create().map(Arc::new).map_err(|error| fatal(&error))
+}
+
+/// The position that the consumer's group has committed.
+fn committed<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    at: &TopicPartition,
+) -> Result<Option<NextOffset>, LogError> {
+    let asked = to_list(&[(at.clone(), NextOffset(0))])?;
+    let found = consumer.committed_offsets(asked, CALL_TIMEOUT).map_err(|error| unknown_or(at, &error))?;
+    Ok(match found.find_partition(&at.topic, at.partition as i32).map(|element| element.offset()) {
+        Some(KafkaOffset::Offset(offset)) if offset >= 0 => Some(NextOffset(offset as u64)),
+        _ => None,
+    })
+}
+
+fn watermarks<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    at: &TopicPartition,
+) -> Result<Watermarks, LogError> {
+    let (low, high) = consumer
         .fetch_watermarks(&at.topic, at.partition as i32, CALL_TIMEOUT)
         .map_err(|error| unknown_or(at, &error))?;
     Ok(Watermarks { low: NextOffset(low.max(0) as u64), high: NextOffset(high.max(0) as u64) })
@@ -372,7 +396,11 @@ impl Log for KafkaLog {
     }
 
     async fn settled_watermarks(&self, at: &TopicPartition) -> Result<Watermarks, LogError> {
-        let (uncommitted, of) = (Arc::clone(&self.uncommitted), at.clone());
+        let uncommitted = self
+            .uncommitted
+            .get_or_try_init(|| async { inspector(&self.config, "read_uncommitted") })
+            .await?;
+        let (uncommitted, of) = (Arc::clone(uncommitted), at.clone());
         let written = patiently(CALL_TIMEOUT, move || watermarks(&uncommitted, &of)).await?.high;
         // The broker aborts a transaction that is open for longer.
         let patience = Duration::from_millis(self.config.transaction_timeout_ms.into()) + CALL_TIMEOUT;
@@ -422,16 +450,7 @@ impl Log for KafkaLog {
         config.set("group.id", group).set("enable.auto.commit", "false");
         let at = at.clone();
         let member: BaseConsumer = config.create().map_err(|error| errors::classify(&error))?;
-        patiently(CALL_TIMEOUT, move || {
-            let asked = to_list(&[(at.clone(), NextOffset(0))])?;
-            let found =
-                member.committed_offsets(asked, CALL_TIMEOUT).map_err(|error| unknown_or(&at, &error))?;
-            Ok(match found.find_partition(&at.topic, at.partition as i32).map(|element| element.offset()) {
-                Some(KafkaOffset::Offset(offset)) if offset >= 0 => Some(NextOffset(offset as u64)),
-                _ => None,
-            })
-        })
-        .await
+        patiently(CALL_TIMEOUT, move || committed(&member, &at)).await
     }
 
     async fn ready(&self) -> Result<(), LogError> {
