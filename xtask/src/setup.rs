@@ -4,9 +4,10 @@ use std::{
     fs,
     path::Path,
     process::{Command, Stdio},
+    thread,
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use infertrace_tests::{clickhouse, kafka, minio, process::cache_dir, registry};
 
 /// A program that must be there, and Debian's package for it.
@@ -48,6 +49,8 @@ const TESTS: &[Need] = &[
     need("python3", "python3"),
     need("/usr/share/doc/python3-venv", "python3-venv"),
     need("chromium", "chromium"),
+    // Builds MinIO and the Go examples: 1.24 or newer.
+    need("go", "golang-go"),
 ];
 
 /// What `cargo xtask up` needs.
@@ -61,8 +64,22 @@ pub(crate) fn for_build() -> anyhow::Result<()> {
 
 /// What the tests need on top: Kafka, a schema registry, MinIO, ClickHouse's engine, Chromium, language SDKs.
 pub(crate) fn for_tests() -> anyhow::Result<()> {
+    while_installing(|| Ok(()))
+}
+
+/// Installs what the tests need, and does `work` while servers are fetched, which is mostly waiting.
+pub(crate) fn while_installing<T>(work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
     for_build()?;
     install(TESTS)?;
+    thread::scope(|scope| {
+        let servers = scope.spawn(install_servers);
+        let done = work();
+        servers.join().map_err(|_| anyhow!("installing the servers panicked"))??;
+        done
+    })
+}
+
+fn install_servers() -> anyhow::Result<()> {
     install_kafka()?;
     install_registry()?;
     install_minio()?;
@@ -142,9 +159,6 @@ fn install_minio() -> anyhow::Result<()> {
     let program = minio::program();
     if program.is_file() {
         return Ok(());
-    }
-    if !is_there("go") {
-        bail!("MinIO is built from its Go module: please install Go 1.24 or newer (https://go.dev/dl)");
     }
     let folder = program.parent().context("MinIO's folder")?;
     fs::create_dir_all(folder)?;

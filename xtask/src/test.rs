@@ -11,9 +11,11 @@ use crate::{
 
 /// Installs, builds, and runs every test; with arguments, hands them to `cargo test`.
 pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
-    setup::for_tests()?;
-    let dist = build::ui()?;
-    build::programs()?;
+    let dist = setup::while_installing(|| {
+        let dist = build::ui()?;
+        build::programs()?;
+        Ok(dist)
+    })?;
     if !arguments.is_empty() {
         return run_command(cargo().args(["test", "--locked", "--release"]).args(arguments));
     }
@@ -48,9 +50,10 @@ pub(crate) fn faults(arguments: &[String]) -> anyhow::Result<()> {
         }
         _ => bail!("cargo xtask faults ledger [SPANS] | processor [ROUNDS]"),
     };
-    setup::for_tests()?;
-    build::ui()?;
-    build::programs()?;
+    setup::while_installing(|| {
+        build::ui()?;
+        build::programs()
+    })?;
     run_command(
         cargo()
             .args(["test", "--locked", "--release", "--test", test, "--", "--nocapture", "--include-ignored"])
