@@ -25,9 +25,13 @@ struct Batch {
     /// Texts; number 1 is the first, 0 stands for the empty text.
     #[prost(string, repeated, tag = "2")]
     names: Vec<String>,
-    #[prost(message, repeated, tag = "3")]
-    entries: Vec<Entry>,
+    /// An [`Entry`] each. They are written and read one by one, in a place that is used again.
+    #[prost(bytes = "bytes", repeated, tag = "3")]
+    entries: Vec<Bytes>,
 }
+
+/// The tag of [`Batch::entries`].
+const ENTRIES: u32 = 3;
 
 /// A sighting under one of its keys.
 #[derive(Clone, PartialEq, Message)]
@@ -80,7 +84,7 @@ pub enum SightingsError {
 ///
 /// # Errors
 /// [`SightingsError`], without a panic on any input.
-pub fn decode(payload: &[u8]) -> Result<Vec<(StitchKey, Sighting)>, SightingsError> {
+pub fn decode(payload: Bytes) -> Result<Vec<(StitchKey, Sighting)>, SightingsError> {
     let batch = Batch::decode(payload)?;
     if batch.version > VERSION {
         return Err(SightingsError::Version(batch.version));
@@ -91,9 +95,12 @@ pub fn decode(payload: &[u8]) -> Result<Vec<(StitchKey, Sighting)>, SightingsErr
         names.get(number as usize).map(Arc::clone).ok_or(SightingsError::Bad("number of a name"))
     };
     let mut sightings = Vec::with_capacity(batch.entries.len());
-    for entry in batch.entries {
-        let trace_id = entry.trace_id.try_into().map_err(|_| SightingsError::Bad("trace id"))?;
-        let request: Arc<str> = entry.request.into();
+    let mut entry = Entry::default();
+    for bytes in batch.entries {
+        entry.clear();
+        entry.merge(bytes)?;
+        let trace_id = entry.trace_id.as_slice().try_into().map_err(|_| SightingsError::Bad("trace id"))?;
+        let request: Arc<str> = entry.request.as_str().into();
         let key = match entry.is_by_trace {
             true => StitchKey::Trace(trace_id),
             false if request.is_empty() => return Err(SightingsError::Bad("request id")),
@@ -108,7 +115,7 @@ pub fn decode(payload: &[u8]) -> Result<Vec<(StitchKey, Sighting)>, SightingsErr
         let sighting = Sighting {
             start_ns: entry.start_ns,
             trace_id,
-            span_id: entry.span_id.try_into().map_err(|_| SightingsError::Bad("span id"))?,
+            span_id: entry.span_id.as_slice().try_into().map_err(|_| SightingsError::Bad("span id"))?,
             role,
             end_ns: entry.start_ns.saturating_add(entry.duration_ns),
             is_error: entry.is_error,
@@ -126,9 +133,12 @@ pub fn decode(payload: &[u8]) -> Result<Vec<(StitchKey, Sighting)>, SightingsErr
 
 #[derive(Debug, Default)]
 struct Open {
-    batch: Batch,
+    names: Vec<String>,
     numbers: HashMap<Arc<str>, u32>,
-    bytes: usize,
+    /// Encoded, each with its tag and length.
+    entries: Vec<u8>,
+    names_bytes: usize,
+    entry: Entry,
 }
 
 impl Open {
@@ -139,40 +149,49 @@ impl Open {
         if let Some(&number) = self.numbers.get(text) {
             return number;
         }
-        self.batch.names.push(text.to_string());
-        self.bytes += text.len() + 2;
-        let number = self.batch.names.len() as u32;
+        self.names.push(text.to_string());
+        self.names_bytes += text.len() + 2;
+        let number = self.names.len() as u32;
         self.numbers.insert(Arc::clone(text), number);
         number
     }
 
     fn push(&mut self, key: &StitchKey, sighting: &Sighting) {
-        let entry = Entry {
-            trace_id: sighting.trace_id.to_vec(),
-            span_id: sighting.span_id.to_vec(),
-            role: match sighting.role {
-                Role::Client => 1,
-                Role::Proxy => 2,
-                Role::Engine => 3,
-            },
-            start_ns: sighting.start_ns,
-            duration_ns: sighting.end_ns.saturating_sub(sighting.start_ns),
-            is_error: sighting.is_error,
-            has_parent: sighting.has_parent,
-            tenant: self.number(&sighting.tenant),
-            service: self.number(&sighting.service),
-            model: self.number(&sighting.model),
-            request: sighting.request.to_string(),
-            prompt_tokens: sighting.prompt_tokens,
-            is_by_trace: matches!(key, StitchKey::Trace(_)),
+        let (tenant, service) = (self.number(&sighting.tenant), self.number(&sighting.service));
+        let model = self.number(&sighting.model);
+        let entry = &mut self.entry;
+        entry.clear();
+        entry.trace_id.extend_from_slice(&sighting.trace_id);
+        entry.span_id.extend_from_slice(&sighting.span_id);
+        entry.role = match sighting.role {
+            Role::Client => 1,
+            Role::Proxy => 2,
+            Role::Engine => 3,
         };
-        self.bytes += entry.encoded_len() + 3;
-        self.batch.entries.push(entry);
+        entry.start_ns = sighting.start_ns;
+        entry.duration_ns = sighting.end_ns.saturating_sub(sighting.start_ns);
+        entry.is_error = sighting.is_error;
+        entry.has_parent = sighting.has_parent;
+        (entry.tenant, entry.service, entry.model) = (tenant, service, model);
+        entry.request.push_str(&sighting.request);
+        entry.prompt_tokens = sighting.prompt_tokens;
+        entry.is_by_trace = matches!(key, StitchKey::Trace(_));
+        prost::encoding::message::encode(ENTRIES, entry, &mut self.entries);
+    }
+
+    const fn bytes(&self) -> usize {
+        self.names_bytes + self.entries.len()
     }
 
     fn take(&mut self) -> Bytes {
-        let batch = std::mem::take(self).batch;
-        Batch { version: VERSION, ..batch }.encode_to_vec().into()
+        let names = std::mem::take(&mut self.names);
+        self.numbers.clear();
+        let mut bytes = Vec::with_capacity(self.bytes() + 16);
+        // Encoding into a vector cannot fail: it has room for whatever comes.
+        Batch { version: VERSION, names, entries: Vec::new() }.encode_raw(&mut bytes);
+        bytes.append(&mut self.entries);
+        self.names_bytes = 0;
+        bytes.into()
     }
 }
 
@@ -202,10 +221,10 @@ impl SightingWriter {
         for key in sighting.keys() {
             let partition = partition_of(&key, self.partitions.len() as u32);
             let open = &mut self.partitions[partition as usize];
-            let before = open.bytes;
+            let before = open.bytes();
             open.push(&key, sighting);
-            self.bytes += open.bytes - before;
-            if open.bytes >= BATCH_BYTES {
+            self.bytes += open.bytes() - before;
+            if open.bytes() >= BATCH_BYTES {
                 self.full.push((partition, open.take()));
             }
         }
@@ -223,7 +242,7 @@ impl SightingWriter {
         self.bytes = 0;
         let mut payloads = std::mem::take(&mut self.full);
         for (partition, open) in (0u32..).zip(&mut self.partitions) {
-            if is_new_window || !open.batch.entries.is_empty() {
+            if is_new_window || !open.entries.is_empty() {
                 payloads.push((partition, open.take()));
             }
         }
@@ -305,7 +324,7 @@ mod tests {
             let records = writer.records(Millis(5), is_new_window);
             let mut found = Vec::new();
             for record in &records {
-                for (key, sighting) in decode(record.payload.as_deref().expect("a value")).expect("own bytes") {
+                for (key, sighting) in decode(record.payload.clone().expect("a value")).expect("own bytes") {
                     prop_assert_eq!(partition_of(&key, partitions), record.to.partition);
                     found.push((key, sighting));
                 }
@@ -321,7 +340,7 @@ mod tests {
         /// Scenario: any bytes. Guarantee: an answer, never a panic.
         #[test]
         fn any_bytes_are_decoded_safely(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = decode(&bytes);
+            let _ = decode(bytes.into());
         }
     }
 
@@ -352,7 +371,7 @@ mod tests {
             records.iter().all(|record| record.payload.as_ref().is_some_and(|value| value.len() < 300 << 10))
         );
         let sightings =
-            |record: &NewRecord| decode(record.payload.as_deref().expect("a value")).expect("own").len();
+            |record: &NewRecord| decode(record.payload.clone().expect("a value")).expect("own").len();
         assert_eq!(records.iter().map(sightings).sum::<usize>(), 10_000);
     }
 
@@ -367,7 +386,8 @@ mod tests {
             ..Entry::default()
         };
         let read = |version, entry: Entry| {
-            decode(&Batch { version, names: Vec::new(), entries: vec![entry] }.encode_to_vec())
+            let entries = vec![entry.encode_to_vec().into()];
+            decode(Batch { version, names: Vec::new(), entries }.encode_to_vec().into())
         };
         assert!(read(1, good.clone()).is_ok());
         assert_eq!(read(2, good.clone()), Err(SightingsError::Version(2)));

@@ -11,6 +11,8 @@ const CLOCK_SLACK_NS: i64 = 1_000_000_000;
 /// One key's sightings, open or remembered.
 #[derive(Clone, Debug)]
 pub(super) struct Group {
+    /// In the order in which groups were opened.
+    pub(super) number: u64,
     pub(super) opened_ms: Millis,
     /// When it is told, or, once told, forgotten.
     pub(super) due_ms: Millis,
@@ -22,8 +24,16 @@ pub(super) struct Group {
 }
 
 impl Group {
-    pub(super) const fn new(at_ms: Millis) -> Self {
-        Self { opened_ms: at_ms, due_ms: at_ms, is_told: false, versions: 0, omitted: 0, members: Vec::new() }
+    pub(super) const fn new(number: u64, at_ms: Millis) -> Self {
+        Self {
+            number,
+            opened_ms: at_ms,
+            due_ms: at_ms,
+            is_told: false,
+            versions: 0,
+            omitted: 0,
+            members: Vec::new(),
+        }
     }
 
     /// Adds a sighting; `false` if it is known, or if there is no room.

@@ -1,9 +1,8 @@
 //! Groups sightings in event time and tells links, in bounded state.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
+
+use hashbrown::HashMap;
 
 use super::{Link, LinkKind, Role, Sighting, StitchKey, group::Group};
 use crate::rollup::Millis;
@@ -82,8 +81,10 @@ pub struct Stitcher {
     config: StitchConfig,
     watermark_ms: Millis,
     groups: HashMap<GroupKey, Group>,
-    /// Every group by the time at which something happens to it.
-    due: BTreeSet<(Millis, GroupKey)>,
+    /// Every group by the time at which something happens to it, and its number.
+    due: BTreeMap<(Millis, u64), GroupKey>,
+    /// Of the next group.
+    next_number: u64,
     bytes: usize,
     /// When an engine's span was last joined to a caller's.
     reported: BTreeMap<Caller, Millis>,
@@ -98,7 +99,8 @@ impl Stitcher {
             config,
             watermark_ms: Millis::MIN,
             groups: HashMap::new(),
-            due: BTreeSet::new(),
+            due: BTreeMap::new(),
+            next_number: 0,
             bytes: 0,
             reported: BTreeMap::new(),
             stats: StitchStats::default(),
@@ -128,7 +130,9 @@ impl Stitcher {
     pub fn advance(&mut self, to_ms: Millis, out: &mut Vec<Link>) {
         self.watermark_ms = self.watermark_ms.max(to_ms);
         let enough = out.len() + TOLD_AT_ONCE;
-        while out.len() < enough && self.due.first().is_some_and(|(due_ms, _)| *due_ms <= self.watermark_ms) {
+        while out.len() < enough
+            && self.due.first_key_value().is_some_and(|((due_ms, _), _)| *due_ms <= self.watermark_ms)
+        {
             let Some((_, key)) = self.due.pop_first() else { break };
             let Some(group) = self.groups.get(&key) else { continue };
             if group.is_told {
@@ -146,7 +150,8 @@ impl Stitcher {
         let now_ms = self.watermark_ms;
         let group = self.groups.entry(key.clone()).or_insert_with(|| {
             self.bytes += group_overhead(&key);
-            Group::new(now_ms)
+            self.next_number += 1;
+            Group::new(self.next_number, now_ms)
         });
         let (before, omitted) = (group.bytes(), group.omitted);
         let is_new_group = group.members.is_empty();
@@ -164,11 +169,11 @@ impl Stitcher {
             // A caller without an id may have its engine's span beside it and still be another's.
             let waits = !joined || matches!(key.1, StitchKey::Trace(_));
             let due_ms = if waits { window_ends_ms.max(idle_ms) } else { idle_ms };
-            if !is_new_group {
-                self.due.remove(&(group.due_ms, key.clone()));
+            if is_new_group || due_ms != group.due_ms {
+                let known = (!is_new_group).then(|| self.due.remove(&(group.due_ms, group.number))).flatten();
+                group.due_ms = due_ms;
+                self.due.insert((due_ms, group.number), known.unwrap_or_else(|| key.clone()));
             }
-            group.due_ms = due_ms;
-            self.due.insert((due_ms, key.clone()));
             if joined && matches!(key.1, StitchKey::Request(_)) {
                 self.expect(&key);
             }
@@ -221,7 +226,7 @@ impl Stitcher {
         }
         group.is_told = true;
         group.due_ms = group.due_ms.saturating_add(self.config.late_ms);
-        self.due.insert((group.due_ms, key.clone()));
+        self.due.insert((group.due_ms, group.number), key.clone());
         self.stats.unidentified += unidentified;
         self.count(&links);
         out.extend(links);
@@ -235,7 +240,7 @@ impl Stitcher {
 
     fn forget(&mut self, key: &GroupKey) {
         if let Some(group) = self.groups.remove(key) {
-            self.due.remove(&(group.due_ms, key.clone()));
+            self.due.remove(&(group.due_ms, group.number));
             self.bytes = self.bytes.saturating_sub(group.bytes() + group_overhead(key));
         }
     }
@@ -246,8 +251,8 @@ impl Stitcher {
         while self.groups.len() > self.config.max_groups || self.bytes > self.config.max_bytes {
             let is_told = |key: &GroupKey| self.groups.get(key).is_some_and(|group| group.is_told);
             // Told groups are due `late_ms` after they were told, so the soonest are near the front.
-            let told = self.due.iter().take(EVICTION_LOOK).find(|(_, key)| is_told(key));
-            let Some((_, key)) = told.or_else(|| self.due.first()).cloned() else { return };
+            let told = self.due.values().take(EVICTION_LOOK).find(|key| is_told(key));
+            let Some(key) = told.or_else(|| self.due.values().next()).cloned() else { return };
             if let Some(group) = self.groups.get(&key).filter(|group| !group.is_told) {
                 self.stats.evicted += 1;
                 let (links, _) = group.links(&key.1, |_| false);
