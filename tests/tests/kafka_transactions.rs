@@ -82,6 +82,7 @@ async fn a_settled_end_waits_for_open_transactions() {
     other.flush(patience).expect("written");
     let open = log.watermarks(&scratch()).await.expect("asked").high;
     assert_eq!(open, NextOffset(0), "an open transaction is not readable");
+    assert_eq!(log.ends(&[scratch()]).await.expect("asked"), [Some(open)], "asked another way");
     let asked = tokio::spawn({
         let log = Arc::clone(&log);
         async move { log.settled_watermarks(&scratch()).await }

@@ -188,9 +188,11 @@ impl Feed {
     }
 
     async fn measure_lag(&mut self) -> Result<(), LogError> {
-        for partition in self.positions.keys().copied().collect::<Vec<_>>() {
-            let at = TopicPartition::new(Arc::clone(&self.topic), partition);
-            let end = self.log.watermarks(&at).await?.high;
+        let partitions: Vec<u32> = self.positions.keys().copied().collect();
+        let asked = partitions.iter().map(|&one| TopicPartition::new(Arc::clone(&self.topic), one));
+        let ends = self.log.ends(&asked.collect::<Vec<_>>()).await?;
+        for (partition, end) in partitions.into_iter().zip(ends) {
+            let Some(end) = end else { continue };
             self.writer.set_end(partition as i32, end.0 as i64);
         }
         Ok(())

@@ -201,9 +201,10 @@ impl Feed {
 
     async fn measure_lag(&self) -> Result<(), LogError> {
         let now_ms = self.clock.now_unix_millis();
-        for (topic, partition) in self.positions.keys() {
-            let at = TopicPartition::new(*topic, *partition);
-            let end = self.log.watermarks(&at).await?.high;
+        let asked = self.positions.keys().map(|(topic, partition)| TopicPartition::new(*topic, *partition));
+        let ends = self.log.ends(&asked.collect::<Vec<_>>()).await?;
+        for ((topic, partition), end) in self.positions.keys().zip(ends) {
+            let Some(end) = end else { continue };
             self.insights.set_end(topic, *partition, end.0, now_ms);
         }
         Ok(())

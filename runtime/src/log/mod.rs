@@ -311,6 +311,19 @@ pub trait Log: Send + Sync + 'static {
     async fn consumer(&self, options: ConsumerOptions) -> Result<Box<dyn Consumer>, LogError>;
     /// Low and high watermark; records of open transactions are not below the high one.
     async fn watermarks(&self, at: &TopicPartition) -> Result<Watermarks, LogError>;
+    /// The high watermarks of several partitions, in order, by as few requests as there are brokers; `None` where it
+    /// cannot be known for now.
+    async fn ends(&self, partitions: &[TopicPartition]) -> Result<Vec<Option<NextOffset>>, LogError> {
+        let mut ends = Vec::with_capacity(partitions.len());
+        for at in partitions {
+            ends.push(match self.watermarks(at).await {
+                Ok(marks) => Some(marks.high),
+                Err(error) if error.is_retriable() => None,
+                Err(error) => return Err(error),
+            });
+        }
+        Ok(ends)
+    }
     /// As [`Self::watermarks`], once every transaction that was open at the call is over. Who takes a partition
     /// over reads up to there: what its former owner committed last may not be readable yet when the group's position
     /// says that it is.

@@ -352,12 +352,10 @@ impl<'s> Session<'s> {
         }
         self.next_lag = Instant::now() + LAG_TIME;
         let now = self.service.clock.now_unix_millis();
-        for input in &self.inputs {
-            let high = match self.service.log.watermarks(&input.at).await {
-                Ok(marks) => marks.high.0,
-                Err(error) if error.is_retriable() => continue,
-                Err(error) => return Err(error),
-            };
+        let asked: Vec<TopicPartition> = self.inputs.iter().map(|input| input.at.clone()).collect();
+        let ends = self.service.log.ends(&asked).await?;
+        for (input, end) in self.inputs.iter().zip(ends) {
+            let Some(NextOffset(high)) = end else { continue };
             let position = self.tracker.lock().position(&input.at).map_or(0, |position| position.0);
             let lag = high.saturating_sub(position);
             let age = input.last_record_ms.map_or(0, |last| now.saturating_sub(last).max(0));

@@ -305,12 +305,10 @@ impl Desk {
 
     async fn look_at_ends(&mut self) -> Result<(), LogError> {
         let now_ms = self.service.clock.now_unix_millis();
-        for (&partition, input) in &self.inputs {
-            let high = match self.service.log.watermarks(&input.at).await {
-                Ok(marks) => marks.high.0,
-                Err(error) if error.is_retriable() => continue,
-                Err(error) => return Err(error),
-            };
+        let asked: Vec<TopicPartition> = self.inputs.values().map(|input| input.at.clone()).collect();
+        let ends = self.service.log.ends(&asked).await?;
+        for ((&partition, input), end) in self.inputs.iter().zip(ends) {
+            let Some(NextOffset(high)) = end else { continue };
             let lag = high.saturating_sub(input.next);
             let age_ms = input.last_record_ms.map_or(0, |last| now_ms.saturating_sub(last).max(0));
             // Markers of transactions count as offsets but are never delivered.

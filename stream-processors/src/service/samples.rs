@@ -294,12 +294,10 @@ impl<'s> Samples<'s> {
     /// Looks up where partitions end: for lag, and so that a silent one does not hold windows open.
     async fn look_at_ends(&mut self) -> Result<(), LogError> {
         let now_ms = self.service.clock.now_unix_millis();
-        for (&partition, input) in &mut self.inputs {
-            let high = match self.service.log.watermarks(&input.at).await {
-                Ok(marks) => marks.high.0,
-                Err(error) if error.is_retriable() => continue,
-                Err(error) => return Err(error),
-            };
+        let asked: Vec<TopicPartition> = self.inputs.values().map(|input| input.at.clone()).collect();
+        let ends = self.service.log.ends(&asked).await?;
+        for ((&partition, input), end) in self.inputs.iter_mut().zip(ends) {
+            let Some(NextOffset(high)) = end else { continue };
             let source = source_of(partition);
             let lag = high.saturating_sub(self.roller.next_offset(source).unwrap_or(0));
             let waited_ms = input.waited_ms(now_ms);

@@ -408,13 +408,12 @@ impl<'s> Session<'s> {
     /// Looks up where partitions end: for lag, and to close what is idle at the end of the log.
     async fn look_at_ends(&mut self) -> Result<(), Error> {
         let now_ms = self.service.clock.now_unix_millis();
-        let partitions: Vec<u32> = self.inputs.keys().copied().collect();
-        for partition in partitions {
-            let Some(input) = self.inputs.get_mut(&partition) else { continue };
-            let high = match self.service.log.watermarks(&input.at).await {
-                Ok(marks) => marks.high.0,
-                Err(error) if error.is_retriable() => continue,
-                Err(error) => return Err(error.into()),
+        let asked: Vec<TopicPartition> = self.inputs.values().map(|input| input.at.clone()).collect();
+        let ends = self.service.log.ends(&asked).await?;
+        for (at, end) in asked.iter().zip(ends) {
+            let partition = at.partition;
+            let (Some(NextOffset(high)), Some(input)) = (end, self.inputs.get_mut(&partition)) else {
+                continue;
             };
             let next = self.assembly.next_offset(partition).unwrap_or(0);
             let lag = high.saturating_sub(next);

@@ -143,7 +143,7 @@ impl Desk {
         let is_new = record.offset.0 >= input.told_to;
         let before = input.stitcher.stats();
         input.stitcher.advance(record.timestamp.0, &mut self.links);
-        let sightings = codec::decode(record.payload.as_deref().unwrap_or_default());
+        let sightings = codec::decode(record.payload.clone().unwrap_or_default());
         let mut problem = None;
         match sightings {
             Ok(sightings) => {
@@ -251,12 +251,10 @@ impl Desk {
 
     async fn look_at_ends(&mut self) -> Result<(), LogError> {
         let now_ms = self.service.clock.now_unix_millis();
-        for (&partition, input) in &self.inputs {
-            let high = match self.service.log.watermarks(&input.at).await {
-                Ok(marks) => marks.high.0,
-                Err(error) if error.is_retriable() => continue,
-                Err(error) => return Err(error),
-            };
+        let asked: Vec<TopicPartition> = self.inputs.values().map(|input| input.at.clone()).collect();
+        let ends = self.service.log.ends(&asked).await?;
+        for ((&partition, input), end) in self.inputs.iter().zip(ends) {
+            let Some(NextOffset(high)) = end else { continue };
             let lag = high.saturating_sub(input.next);
             // Markers of transactions count as offsets but are never delivered.
             let is_behind = lag > MARKERS;

@@ -202,16 +202,25 @@ pub async fn seek_pause_resume(factory: &dyn LogFactory) -> CaseResult {
     Ok(())
 }
 
-/// Watermarks: low 0, high the next offset to be written.
+/// Watermarks: low 0, high the next offset to be written, of one partition as of several asked for together.
 pub async fn watermarks_follow(factory: &dyn LogFactory) -> CaseResult {
     let bench = Bench::new(factory).await?;
-    let at = TopicPartition::new(bench.topic("watermarks", 1).await?, 0);
+    let topic = bench.topic("watermarks", 2).await?;
+    let (at, empty) = (TopicPartition::new(topic.clone(), 0), TopicPartition::new(topic.clone(), 1));
     for expected in 0..4 {
+        let ends = bench.log.ends(&[empty.clone(), at.clone()]).await?;
+        ensure!(
+            ends == [Some(NextOffset(0)), Some(NextOffset(expected))],
+            "{ends:?} after {expected} records"
+        );
         let watermarks = bench.log.watermarks(&at).await?;
         let right = watermarks.low == NextOffset(0) && watermarks.high == NextOffset(expected);
         ensure!(right, "{watermarks:?} after {expected} records");
         bench.append(record(&at, "x")).await?;
     }
+    ensure!(bench.log.ends(&[]).await?.is_empty(), "ends of nothing");
+    let unknown = bench.log.ends(&[at, TopicPartition::new(topic, 2)]).await;
+    ensure!(matches!(unknown, Err(LogError::UnknownTopicPartition(_))), "of no partition: {unknown:?}");
     bench.log.ready().await?;
     Ok(())
 }

@@ -32,8 +32,8 @@ use crate::log::{
     TopicPartition,
 };
 
-/// How often a waiting poll looks for commands.
-const SLICE: Duration = Duration::from_millis(20);
+/// The longest that a waiting poll trusts librdkafka to wake it.
+const LONGEST_WAIT: Duration = Duration::from_millis(250);
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 const INSIST_PAUSE: Duration = Duration::from_millis(100);
 
@@ -306,6 +306,8 @@ fn names(list: &TopicPartitionList) -> Vec<TopicPartition> {
 /// The async side.
 pub(super) struct KafkaConsumer {
     commands: mpsc::UnboundedSender<Command>,
+    /// Of the consumer, to wake it.
+    thread: std::thread::Thread,
     /// A poll whose caller went away; its answer belongs to the next poll.
     outstanding: Option<oneshot::Receiver<Result<Event, LogError>>>,
     group: Option<String>,
@@ -335,7 +337,7 @@ impl KafkaConsumer {
         };
         let group = options.group.clone();
         let (ready, started) = oneshot::channel();
-        std::thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name(format!("consume-{}", group.as_deref().unwrap_or("assigned")))
             .spawn(move || {
                 let consumer = match create(&config, context, &options) {
@@ -349,13 +351,17 @@ impl KafkaConsumer {
                     run(&consumer);
                 }
             })
-            .map_err(|error| LogError::Unavailable(format!("cannot start a thread: {error}")))?;
+            .map_err(|error| LogError::Unavailable(format!("cannot start a thread: {error}")))?
+            .thread()
+            .clone();
         started.await.unwrap_or_else(|_| Err(gone()))?;
-        Ok(Self { commands, outstanding: None, group, metadata, ends })
+        Ok(Self { commands, thread, outstanding: None, group, metadata, ends })
     }
 
     fn send(&self, command: Command) -> Result<(), LogError> {
-        self.commands.send(command).map_err(|_| gone())
+        self.commands.send(command).map_err(|_| gone())?;
+        self.thread.unpark();
+        Ok(())
     }
 }
 
@@ -368,9 +374,11 @@ fn create(
     context: Context,
     options: &ConsumerOptions,
 ) -> Result<BaseConsumer<Context>, LogError> {
-    let consumer: BaseConsumer<Context> = config
+    let mut consumer: BaseConsumer<Context> = config
         .create_with_context(context)
         .map_err(|error| LogError::Fatal(format!("cannot create the consumer: {error}")))?;
+    let thread = std::thread::current();
+    consumer.set_nonempty_callback(move || thread.unpark());
     let outcome = if options.group.is_some() {
         let topics: Vec<&str> = options.topics.iter().map(AsRef::as_ref).collect();
         consumer.subscribe(&topics)
@@ -381,12 +389,13 @@ fn create(
     Ok(consumer)
 }
 
-/// The thread: serves commands, polls while a poll is pending.
+/// The thread: serves commands, polls while a poll is pending. It sleeps until a command or an event of librdkafka
+/// wakes it: looking for either every few milliseconds took a percent of a core for each consumer that had nothing to do.
 fn run(consumer: &BaseConsumer<Context>) {
     let context = consumer.context().clone();
     loop {
         context.serve_until_poll(consumer);
-        let slice = {
+        {
             let mut shared = context.shared.lock();
             if shared.closed {
                 return;
@@ -394,18 +403,20 @@ fn run(consumer: &BaseConsumer<Context>) {
             while let Ok(command) = shared.commands.try_recv() {
                 handle(&mut shared, consumer, command);
             }
-            let Some(pending) = &shared.pending else { continue };
-            whole_millis(pending.deadline.saturating_duration_since(Instant::now())).min(SLICE)
-        };
-        let polled = consumer.poll(slice);
+        }
+        let polled = consumer.poll(Duration::ZERO);
         gather(consumer, &context, polled);
-        context.shared.lock().answer_poll();
+        let deadline = {
+            let mut shared = context.shared.lock();
+            shared.answer_poll();
+            shared.pending.as_ref().map(|pending| pending.deadline)
+        };
+        if let Some(deadline) = deadline {
+            // Ends at once when there was a command or an event since the last wait.
+            let wait = deadline.saturating_duration_since(Instant::now()).min(LONGEST_WAIT);
+            std::thread::park_timeout(wait);
+        }
     }
-}
-
-/// Rounded up: librdkafka waits whole milliseconds, and rdkafka would spin through the rest of one.
-fn whole_millis(time: Duration) -> Duration {
-    Duration::from_millis(time.as_nanos().div_ceil(1_000_000) as u64)
 }
 
 /// Keeps `first` and what has already been fetched after it, up to the pending poll's bytes.

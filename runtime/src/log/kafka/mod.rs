@@ -247,6 +247,9 @@ fn consumer_config(config: &Config, options: &ConsumerOptions) -> ClientConfig {
         .set("fetch.wait.max.ms", "100")
         .set("fetch.error.backoff.ms", "50")
         .set("fetch.message.max.bytes", (8 << 20).to_string())
+        // What a full queue waits before it looks again: with the default, a second, a backlog comes in at a queue's worth a
+        // second, however fast it is worked off.
+        .set("fetch.queue.backoff.ms", "10")
         .set("queued.min.messages", "1000")
         .set(
             "queued.max.messages.kbytes",
@@ -304,6 +307,31 @@ fn watermarks<C: ConsumerContext>(
         .fetch_watermarks(&at.topic, at.partition as i32, CALL_TIMEOUT)
         .map_err(|error| unknown_or(at, &error))?;
     Ok(Watermarks { low: NextOffset(low.max(0) as u64), high: NextOffset(high.max(0) as u64) })
+}
+
+fn ends(
+    consumer: &BaseConsumer<impl ConsumerContext>,
+    partitions: &[TopicPartition],
+) -> Result<Vec<Option<NextOffset>>, LogError> {
+    let mut list = TopicPartitionList::with_capacity(partitions.len());
+    for at in partitions {
+        // In place of a time: the time after every record.
+        list.add_partition_offset(&at.topic, at.partition as i32, KafkaOffset::End)
+            .map_err(|error| errors::classify(&error))?;
+    }
+    let found = consumer.offsets_for_times(list, CALL_TIMEOUT).map_err(|error| errors::classify(&error))?;
+    let end = |at: &TopicPartition| {
+        let Some(element) = found.find_partition(&at.topic, at.partition as i32) else { return Ok(None) };
+        match (element.error(), element.offset()) {
+            (Ok(()), KafkaOffset::Offset(end)) => Ok(Some(NextOffset(end.max(0) as u64))),
+            (Ok(()), _) => Ok(None),
+            (Err(error), _) => match unknown_or(at, &error) {
+                error if error.is_retriable() => Ok(None),
+                error => Err(error),
+            },
+        }
+    };
+    partitions.iter().map(end).collect()
 }
 
 fn unknown_or(at: &TopicPartition, error: &rdkafka::error::KafkaError) -> LogError {
@@ -393,6 +421,18 @@ impl Log for KafkaLog {
     async fn watermarks(&self, at: &TopicPartition) -> Result<Watermarks, LogError> {
         let at = at.clone();
         self.inspect(CALL_TIMEOUT, move |inspector| watermarks(inspector, &at)).await
+    }
+
+    async fn ends(&self, partitions: &[TopicPartition]) -> Result<Vec<Option<NextOffset>>, LogError> {
+        if partitions.is_empty() {
+            return Ok(Vec::new());
+        }
+        let asked = partitions.to_vec();
+        let answer = self.inspect(CALL_TIMEOUT, move |inspector| ends(inspector, &asked)).await;
+        match answer {
+            Err(error) if error.is_retriable() => Ok(vec![None; partitions.len()]),
+            answer => answer,
+        }
     }
 
     async fn settled_watermarks(&self, at: &TopicPartition) -> Result<Watermarks, LogError> {

@@ -1,27 +1,33 @@
-//! Kafka transactions on a thread of their own, since librdkafka's calls block.
+//! Kafka transactions on a thread of their own, since librdkafka's calls block; its delivery reports are taken on another,
+//! so that a flush ends with the last of them.
 //!
 //! Invariant: whatever is not known to be aborted is answered `Ambiguous` or `Fenced`, and from then on the
 //! producer refuses to work: its owner drops it and restores from committed offsets (librdkafka lacks KIP-890).
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
 use rdkafka::{
     ClientConfig, TopicPartitionList,
+    bindings::rd_kafka_flush,
+    error::KafkaError,
     producer::{BaseProducer, Producer},
-    types::RDKafkaErrorCode,
+    types::{RDKafkaErrorCode, RDKafkaRespErr},
 };
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
     errors::{TransactionFault, classify_transaction},
-    producer::send,
+    producer::{send, serve_reports},
     to_list,
 };
 use crate::log::{GroupMetadata, LogError, NewRecord, NextOffset, TopicPartition, Transactions};
 
-/// Delivery reports are collected after so many records; librdkafka's queue of them has room for more.
-const REPORTS_EVERY: usize = 64;
+/// How long to wait for room in librdkafka's queue.
+const ROOM_PAUSE: Duration = Duration::from_millis(2);
 
 struct Commit {
     outputs: Vec<NewRecord>,
@@ -89,10 +95,16 @@ fn run(
     ready: oneshot::Sender<Result<(), LogError>>,
     mut inbox: mpsc::Receiver<Commit>,
 ) {
-    let producer: BaseProducer = match config.create() {
+    let created =
+        config.create().map_err(|error| LogError::Fatal(format!("cannot create the producer: {error}")));
+    let served = created.and_then(|producer: BaseProducer| {
+        let producer = Arc::new(producer);
+        serve_reports(&producer).map(|()| producer)
+    });
+    let producer = match served {
         Ok(producer) => producer,
         Err(error) => {
-            let _ = ready.send(Err(LogError::Fatal(format!("cannot create the producer: {error}"))));
+            let _ = ready.send(Err(error));
             return;
         }
     };
@@ -141,7 +153,9 @@ fn transact(producer: &BaseProducer, timeout: Duration, commit: &Commit) -> Resu
     } else if !commit.positions.is_empty() {
         return abort(producer, timeout, LogError::Fatal("positions without a group".into()));
     }
-    match retry_until(timeout, || producer.commit_transaction(timeout)) {
+    match retry_until(timeout, || {
+        flush(producer, timeout).and_then(|()| producer.commit_transaction(timeout))
+    }) {
         Ok(()) => Ok(()),
         // The coordinator told us that this transaction can only be aborted: nothing is visible.
         Err(TransactionFault::Abort(error)) => abort(producer, timeout, error),
@@ -153,22 +167,28 @@ fn transact(producer: &BaseProducer, timeout: Duration, commit: &Commit) -> Resu
 
 fn produce_all(producer: &BaseProducer, timeout: Duration, outputs: &[NewRecord]) -> Result<(), LogError> {
     let deadline = Instant::now() + timeout;
-    for (number, record) in outputs.iter().enumerate() {
+    for record in outputs {
         loop {
             let sent = send(record, (), |base| producer.send(base).map_err(|(error, _)| error));
             match sent {
                 Ok(()) => break,
-                Err(LogError::Full { .. }) if Instant::now() < deadline => {
-                    producer.poll(Duration::from_millis(10));
-                }
+                Err(LogError::Full { .. }) if Instant::now() < deadline => std::thread::sleep(ROOM_PAUSE),
                 Err(error) => return Err(error),
             }
         }
-        if number % REPORTS_EVERY == 0 {
-            producer.poll(Duration::ZERO);
-        }
     }
     Ok(())
+}
+
+/// Waits until every record is reported. rdkafka's own flush, which a commit begins with, looks once and then polls for a
+/// tenth of a second whatever comes: every transaction took that long.
+fn flush(producer: &BaseProducer, timeout: Duration) -> Result<(), KafkaError> {
+    let millis = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
+    // SAFETY: the client lives as long as `producer`, and librdkafka's calls may be made from any thread.
+    match unsafe { rd_kafka_flush(producer.client().native_ptr(), millis) } {
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => Ok(()),
+        error => Err(KafkaError::Flush(error.into())),
+    }
 }
 
 /// Aborts; the original error is answered when the abort is certain.
@@ -186,7 +206,7 @@ fn abort(producer: &BaseProducer, timeout: Duration, cause: LogError) -> Result<
 
 fn retry_until(
     timeout: Duration,
-    mut call: impl FnMut() -> Result<(), rdkafka::error::KafkaError>,
+    mut call: impl FnMut() -> Result<(), KafkaError>,
 ) -> Result<(), TransactionFault> {
     let deadline = Instant::now() + timeout;
     loop {
