@@ -46,8 +46,8 @@ const SESSION: Duration = Duration::from_secs(3);
 const TRANSACTION: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// Which source counts as idle is a matter of how far others are ahead, and so of the pace at which a backlog is read:
-/// here none does, so that all wait for all.
+/// Which source counts as idle, or as too far behind, is a matter of when its processor was there: here none does, so that
+/// all wait for all.
 const IDLE_AFTER_MS: i64 = 86_400_000;
 
 /// What decides the outputs; the oracle runs with the same.
@@ -58,6 +58,7 @@ fn decisive() -> Vec<(String, String)> {
         // Only the log's time decides; otherwise a pause of a process would close traces early.
         ("INFERTRACE_PROCESSOR_CLOSE_BY_WALL_CLOCK", "false".to_owned()),
         ("INFERTRACE_INSIGHTS_IDLE_AFTER_MS", IDLE_AFTER_MS.to_string()),
+        ("INFERTRACE_INSIGHTS_MOST_BEHIND_MS", IDLE_AFTER_MS.to_string()),
         // Decides nothing; but a platform has caught up only when its sink has.
         ("INFERTRACE_SINK_FLUSH_INTERVAL_MS", "1000".to_owned()),
     ];

@@ -57,10 +57,10 @@ async fn told(log: &dyn Log) -> anyhow::Result<Values> {
         partials::all_sources(log.partitions(topics::SPANS).await?, log.partitions(topics::GPU).await?);
     let mut analysts: Vec<Analyst> = (0..partitions)
         .map(|partition| {
-            let (lateness_ms, idle_after_ms) = (service.lateness_ms, super::IDLE_AFTER_MS);
             let config = AnalystConfig {
-                lateness_ms,
-                idle_after_ms,
+                lateness_ms: service.lateness_ms,
+                idle_after_ms: super::IDLE_AFTER_MS,
+                most_behind_ms: super::IDLE_AFTER_MS,
                 partition,
                 partitions,
                 ..AnalystConfig::default()
