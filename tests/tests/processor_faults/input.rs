@@ -39,7 +39,7 @@ impl Input {
         let turn_s = (now_ms() / 1_000 - FAULTY_S).div_euclid(HOUR_S) * HOUR_S;
         let mut past = Offline::new(OfflineSetup {
             seed: self.random.random(),
-            rps: Some(12.0),
+            rps: Some(8.0),
             azure: None,
             faults: faults::parse(FAULTS, 0, 0)?,
             start_unix_ns: (turn_s - HEALTHY_S) * 1_000_000_000,
