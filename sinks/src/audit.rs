@@ -112,7 +112,20 @@ impl PartitionReport {
     }
 }
 
-/// Audits every partition of the topic.
+/// How far an audit is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Progress {
+    /// Partition that is being compared.
+    pub partition: u32,
+    /// Partitions of the topic.
+    pub partitions: u32,
+    /// Offsets read, of the log and of the lake.
+    pub done: u64,
+    /// Offsets to be read, of both.
+    pub total: u64,
+}
+
+/// Audits every partition of the topic; `progress` hears of every piece that was read.
 ///
 /// # Errors
 /// [`AuditError`] when something cannot be read.
@@ -121,17 +134,34 @@ pub async fn audit(
     store: &Arc<dyn ObjectStore>,
     root: &LakeRoot,
     options: &Options,
-    mut progress: impl FnMut(&PartitionReport),
+    mut progress: impl FnMut(Progress),
 ) -> Result<Vec<PartitionReport>, AuditError> {
     let partitions = log.partitions(&options.topic).await?;
-    let mut reports = Vec::new();
+    let (mut ends, mut total) = (Vec::new(), 0);
     for partition in 0..partitions {
-        let report = Auditor { log, store, root, options, partition }.partition().await?;
-        progress(&report);
-        reports.push(report);
+        let marks = log.watermarks(&TopicPartition::new(options.topic.as_str(), partition)).await?;
+        let from = options.from.get(&partition).copied().unwrap_or(0).max(marks.low.0);
+        total += 2 * marks.high.0.saturating_sub(from);
+        ends.push(total);
+    }
+    let mut reports = Vec::new();
+    let mut now = Progress { partitions, total, ..Progress::default() };
+    for (partition, end) in (0..partitions).zip(ends) {
+        now.partition = partition;
+        let mut read = |offsets: u64| {
+            // Records that came since are read too, and count for nothing.
+            now.done = end.min(now.done + offsets);
+            progress(now);
+        };
+        reports.push(Auditor { log, store, root, options, partition }.partition(&mut read).await?);
+        // What the lake does not have yet is not compared.
+        now.done = end;
     }
     Ok(reports)
 }
+
+/// Hears how many offsets were read.
+type Read<'a> = &'a mut dyn FnMut(u64);
 
 struct Auditor<'a> {
     log: &'a dyn Log,
@@ -154,7 +184,7 @@ struct Expected {
 }
 
 impl Auditor<'_> {
-    async fn partition(&self) -> Result<PartitionReport, AuditError> {
+    async fn partition(&self, read: Read<'_>) -> Result<PartitionReport, AuditError> {
         let from = self.options.from.get(&self.partition).copied().unwrap_or(0);
         let at = TopicPartition::new(self.options.topic.as_str(), self.partition);
         let marks = self.log.watermarks(&at).await?;
@@ -171,10 +201,13 @@ impl Auditor<'_> {
         let (before, audited) = manifests.split_at(first);
         // What retention has touched cannot be compared, nor can a retry whose first copy may be gone be told.
         let gone = audited.partition_point(|manifest| manifest.start < marks.low.0);
-        let expected = self.read_log(&at, before, &audited[..gone], &audited[gone..]).await?;
+        let expected = self.read_log(&at, before, &audited[..gone], &audited[gone..], read).await?;
         for (index, manifest) in audited.iter().enumerate() {
             let expected = index.checked_sub(gone).map(|index| &expected[index]);
             report.ranges.push(self.range(manifest, expected).await?);
+            if expected.is_some() {
+                read(manifest.next - manifest.start);
+            }
         }
         for range in &report.ranges {
             if !range.is_clean() {
@@ -213,6 +246,7 @@ impl Auditor<'_> {
         before: &[Manifest],
         gone: &[Manifest],
         ranges: &[Manifest],
+        read: Read<'_>,
     ) -> Result<Vec<Expected>, AuditError> {
         let mut reading = Reading {
             ranges,
@@ -228,6 +262,9 @@ impl Auditor<'_> {
         while let Some(records) = reader.next(POLL_BYTES).await? {
             for record in &records {
                 reading.take(record)?;
+            }
+            if let (Some(first), Some(last)) = (records.first(), records.last()) {
+                read(last.offset.next().0 - first.offset.0);
             }
         }
         reading.sum()?;

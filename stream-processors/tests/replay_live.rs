@@ -190,6 +190,7 @@ async fn run_live(log: &Arc<EmbeddedLog>) {
     let config = insights::Config {
         instance_id: "test".to_owned(),
         idle_after_ms: i64::MAX / 2,
+        most_behind_ms: i64::MAX / 2,
         ..insights::Config::default()
     };
     let second = insights::build(config, deps(log, of_second)).await.expect("a valid configuration");

@@ -3,6 +3,7 @@
 //! Neighbours: `tests/tests/*.rs` use them; `cargo xtask setup` installs what they start.
 //! Invariants: loopback only, ports that the system picks, every process ended by its id when its guard drops.
 
+pub mod alertmanager;
 pub mod clickhouse;
 pub mod http;
 pub mod infertrace;

@@ -93,8 +93,8 @@ fn topics_are_planned_created_and_checked() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Scenario: a platform on Kafka takes spans and, in between, records that are none. Its dead letters are listed, shown
-/// and sent back; the lake is audited while everything runs, then after a data file was removed and after half of it
+/// Scenario: a platform on Kafka takes spans and, in between, records that are none. Its dead letters, with noise among
+/// them, are listed, shown and sent back; the lake is audited while everything runs, then after a data file was removed and after half of it
 /// was put in its place; the range is replayed, dry and twice in earnest.
 /// Guarantee: each poison record has its letters and goes back once; the audit finds the two tiers equal, then names
 /// the range that is not; replays read every span, agree with each other, and leave live topics and groups alone.
@@ -155,6 +155,15 @@ fn letters_go_back_the_audit_sees_loss_and_replays_agree() -> anyhow::Result<()>
             .all(|letter| letter["origin"]["topic"] == topics::SPANS && letter["redriven_at_ms"].is_null()),
         "{found:#?}"
     );
+    // Noise among the letters is counted, is no letter, and holds up none of what follows.
+    let noise = NewRecord { to: TopicPartition::new(topics::DLQ, 0), headers: Vec::new(), ..poison(0) };
+    let noise = runtime.block_on(async { log.append(noise)?.await })?.0;
+    let listed = exits(0, &[&["dlq", "list"], &kafka_flag[..]].concat())?;
+    ensure!(
+        listed.contains("4 of 4 letters") && listed.contains("1 records in the topic are not"),
+        "{listed}"
+    );
+    exits(2, &[&["dlq", "show", &format!("0/{noise}")], &kafka_flag[..]].concat())?;
     let first = found[0]["letter"].as_str().context("a name")?.to_owned();
     let shown = exits(0, &[&["dlq", "show", &first], &kafka_flag[..]].concat())?;
     ensure!(shown.contains("sender = test") && shown.contains("6e 6f 74 20 61"), "{shown}");

@@ -166,9 +166,7 @@ export function chatTrace(seed, startNano, { error = false, partial = false } = 
 function finish(seed, spans, { complete, reasons }) {
   const trace = { trace_id: traceId(seed), complete, incomplete_reasons: reasons, tiers: ["hot"], spans };
   const { stages: _stages, ...head } = summarise(trace);
-  const own = spans.find((span) => span.cost)?.cost;
-  const cost = own ? { ...own, counted: undefined, status: "available", price_version: "2026-09-01", priced_requests: 1, unpriced_requests: 0 } : { status: "unavailable" };
-  return { ...head, ...trace, cost, critical_path: [], critical_path_segments: [], clock_shifts: [], warnings: [], truncated: false };
+  return { ...head, ...trace, critical_path: [], critical_path_segments: [], clock_shifts: [], warnings: [], truncated: false };
 }
 
 /** A request with very many spans: agents that call tools that call models. */
@@ -235,5 +233,12 @@ export function summarise(trace) {
     complete: trace.complete,
     incomplete_reasons: trace.incomplete_reasons,
     tiers: trace.tiers,
+    cost: costOf(spans),
   };
+}
+
+function costOf(spans) {
+  const own = spans.find((span) => span.cost)?.cost;
+  if (!own) return { status: "unavailable" };
+  return { ...own, counted: undefined, status: "available", price_version: "2026-09-01", priced_requests: 1, unpriced_requests: 0 };
 }

@@ -42,6 +42,7 @@ visit("lists traces with their figures", "/", {}, async (page) => {
   assert.match(first, /POST \/v1\//);
   assert.match(first, /api-gateway/);
   assert.match(first, /\d\sm?s\b/);
+  assert.match(first, /\$0\.00382/);
   const points = await page.locator(".points").evaluateAll((paths) => paths.reduce((sum, path) => sum + (path.getAttribute("d").match(/M/g) ?? []).length, 0));
   assert.equal(points, 50);
   assert.equal(await page.title(), "Traces · InferTrace");

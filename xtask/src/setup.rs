@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow, bail};
-use infertrace_tests::{clickhouse, kafka, minio, process::cache_dir, registry};
+use infertrace_tests::{alertmanager, clickhouse, kafka, minio, process::cache_dir, registry};
 
 /// A program that must be there, and Debian's package for it.
 struct Need {
@@ -49,7 +49,7 @@ const TESTS: &[Need] = &[
     need("python3", "python3"),
     need("/usr/share/doc/python3-venv", "python3-venv"),
     need("chromium", "chromium"),
-    // Builds MinIO and the Go examples: 1.24 or newer.
+    // Builds MinIO, Alertmanager and the Go examples: 1.24 or newer.
     need("go", "golang-go"),
 ];
 
@@ -62,7 +62,8 @@ pub(crate) fn for_build() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What the tests need on top: Kafka, a schema registry, MinIO, ClickHouse's engine, Chromium, language SDKs.
+/// What the tests need on top: Kafka, a schema registry, MinIO, Alertmanager, ClickHouse's engine, Chromium, language
+/// SDKs.
 pub(crate) fn for_tests() -> anyhow::Result<()> {
     while_installing(|| Ok(()))
 }
@@ -83,6 +84,7 @@ fn install_servers() -> anyhow::Result<()> {
     install_kafka()?;
     install_registry()?;
     install_minio()?;
+    install_alertmanager()?;
     install_clickhouse()
 }
 
@@ -156,15 +158,25 @@ fn install_registry() -> anyhow::Result<()> {
 }
 
 fn install_minio() -> anyhow::Result<()> {
-    let program = minio::program();
+    go_install("MinIO", "github.com/minio/minio", minio::VERSION, &minio::program())
+}
+
+/// Not Debian's package: it would be a server that starts with the machine.
+fn install_alertmanager() -> anyhow::Result<()> {
+    let module = "github.com/prometheus/alertmanager/cmd/alertmanager";
+    go_install("Alertmanager", module, alertmanager::VERSION, &alertmanager::program())
+}
+
+/// Builds a program from its Go module, unless it is there.
+fn go_install(name: &str, module: &str, version: &str, program: &Path) -> anyhow::Result<()> {
     if program.is_file() {
         return Ok(());
     }
-    let folder = program.parent().context("MinIO's folder")?;
+    let folder = program.parent().with_context(|| format!("{name}'s folder"))?;
     fs::create_dir_all(folder)?;
-    eprintln!("setup: MinIO {} with go install into {} (about 3 minutes)", minio::VERSION, folder.display());
+    eprintln!("setup: {name} {version} with go install into {} (a few minutes)", folder.display());
     run(Command::new("go")
-        .args(["install", &format!("github.com/minio/minio@{}", minio::VERSION)])
+        .args(["install", &format!("{module}@{version}")])
         .env("GOBIN", folder)
         .env("GOFLAGS", "-mod=mod")
         .current_dir(cache_dir()))

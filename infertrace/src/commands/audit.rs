@@ -17,7 +17,7 @@ use infertrace_sinks::audit::{Options, PartitionReport, audit};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{block_on, exit, now, open};
+use super::{bar::Bar, block_on, exit, now, open};
 use crate::{
     cli::Flags,
     config::Config,
@@ -77,13 +77,15 @@ async fn act(args: &Audit, config: &Config, backend: &Backend) -> anyhow::Result
         dedup_batches: usize::try_from(config.sink.dedup_batches).unwrap_or(usize::MAX),
     };
     let root = LakeRoot::new(prefix.as_ref());
-    let reports = audit(log.as_ref(), &store, &root, &options, |report| {
-        if !args.json {
-            eprintln!("partition {} compared", report.partition);
-        }
+    let bar = Bar::new();
+    let outcome = audit(log.as_ref(), &store, &root, &options, |progress| {
+        bar.show(progress.done, progress.total, |_| {
+            format!("comparing partition {} of {}", progress.partition + 1, progress.partitions)
+        });
     })
-    .await
-    .with_context(|| format!("comparing {} with {lake}", topics::SPANS))?;
+    .await;
+    bar.clear();
+    let reports = outcome.with_context(|| format!("comparing {} with {lake}", topics::SPANS))?;
     state.next = reports.iter().map(|report| (report.partition, report.next)).collect();
     write_state(args.state.as_deref(), &state)?;
     let is_clean = reports.iter().all(PartitionReport::is_clean);

@@ -3,7 +3,14 @@
 //! Simulator → records of the topics → both stages, in one process and in simulated time. What is counted how is
 //! written in [`infertrace_analytics::score::scenarios`].
 
-use std::{path::PathBuf, process::ExitCode, sync::Mutex};
+use std::{
+    path::PathBuf,
+    process::ExitCode,
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+};
 
 use anyhow::{Context as _, ensure};
 use bytes::Bytes;
@@ -30,6 +37,8 @@ use infertrace_processors::{
 use infertrace_runtime::log::{Millis, Offset, Record, TopicPartition};
 use infertrace_schemas::topics;
 use serde_json::json;
+
+use super::{bar::Bar, insights_text};
 
 /// Start of every simulation: a Thursday, 09:00 UTC.
 const START_UNIX_NS: i64 = 1_760_000_400_000_000_000;
@@ -60,6 +69,9 @@ pub(crate) struct Scenarios {
     /// What became of each fault, and every wrong insight
     #[arg(long)]
     verbose: bool,
+    /// The insights themselves, as an on-call engineer reads them
+    #[arg(long)]
+    insights: bool,
     /// End stdout with the figures as one line of JSON
     #[arg(long)]
     json: bool,
@@ -102,29 +114,77 @@ pub(crate) fn run(args: &Scenarios) -> anyhow::Result<ExitCode> {
     if args.clean_hours > 0 {
         tasks.push(Task { seed: 0, faults: Vec::new(), seconds: args.clean_hours * HOUR_S, is_clean: true });
     }
-    tasks.reverse();
-    let tasks = Mutex::new(tasks);
-    let scores = Mutex::new((Score::default(), Score::default()));
-    let worker = || -> anyhow::Result<()> {
-        loop {
-            let Some(task) = tasks.lock().ok().and_then(|mut tasks| tasks.pop()) else { return Ok(()) };
-            let scored = simulate(args, &task)?;
-            if args.verbose {
-                tell(&task, &scored);
-            }
-            let Ok(mut scores) = scores.lock() else { return Ok(()) };
-            if task.is_clean { scores.1.add(scored) } else { scores.0.add(scored) }
-        }
-    };
+    let run = Run::new(args, tasks);
     std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..args.threads.max(1)).map(|_| scope.spawn(worker)).collect();
+        let threads: Vec<_> = (0..args.threads.max(1)).map(|_| scope.spawn(|| run.work_off())).collect();
         threads.into_iter().try_for_each(|thread| {
             thread.join().map_err(|_| anyhow::anyhow!("a scenario panicked; its message is above"))?
         })
     })?;
-    let (faulty, clean) = scores.into_inner().context("a scenario panicked")?;
+    run.bar.clear();
+    let (faulty, clean) = run.scores.into_inner().context("a scenario panicked")?;
     report(args, &faulty, &clean);
     Ok(ExitCode::SUCCESS)
+}
+
+/// Scenarios that threads work off, and what came of them.
+struct Run<'a> {
+    args: &'a Scenarios,
+    /// The next one last.
+    tasks: Mutex<Vec<Task>>,
+    /// With faults, and without.
+    scores: Mutex<(Score, Score)>,
+    bar: Bar,
+    scenarios: usize,
+    scenarios_done: AtomicUsize,
+    /// Simulated, in all.
+    seconds: u64,
+    seconds_done: AtomicU64,
+}
+
+impl<'a> Run<'a> {
+    fn new(args: &'a Scenarios, mut tasks: Vec<Task>) -> Self {
+        let seconds = tasks.iter().map(|task| task.seconds.unsigned_abs()).sum();
+        tasks.reverse();
+        Self {
+            args,
+            scenarios: tasks.len(),
+            tasks: Mutex::new(tasks),
+            scores: Mutex::default(),
+            bar: Bar::new(),
+            scenarios_done: AtomicUsize::new(0),
+            seconds,
+            seconds_done: AtomicU64::new(0),
+        }
+    }
+
+    fn work_off(&self) -> anyhow::Result<()> {
+        loop {
+            let Some(task) = self.tasks.lock().ok().and_then(|mut tasks| tasks.pop()) else { return Ok(()) };
+            let insights = simulate(self.args, &task, || self.second_done())?;
+            let truths: Vec<Truth> = task.faults.iter().map(truth).collect();
+            let scored = score(&truths, &insights);
+            self.scenarios_done.fetch_add(1, Ordering::Relaxed);
+            if self.args.insights || self.args.verbose {
+                self.bar.clear();
+            }
+            if self.args.insights {
+                insights_text::tell(task.seed, &insights);
+            }
+            if self.args.verbose {
+                tell(&task, &scored);
+            }
+            let Ok(mut scores) = self.scores.lock() else { return Ok(()) };
+            if task.is_clean { scores.1.add(scored) } else { scores.0.add(scored) }
+        }
+    }
+
+    fn second_done(&self) {
+        let done = self.seconds_done.fetch_add(1, Ordering::Relaxed) + 1;
+        self.bar.show(done, self.seconds, |_| {
+            format!("{} of {} scenarios", self.scenarios_done.load(Ordering::Relaxed), self.scenarios)
+        });
+    }
 }
 
 fn report(args: &Scenarios, faulty: &Score, clean: &Score) {
@@ -191,7 +251,8 @@ fn objectives() -> Vec<Objective> {
     vec![objective("success", Goal::Success, 0.99), objective("first token", Goal::TtftMs(4_000), 0.95)]
 }
 
-fn simulate(args: &Scenarios, task: &Task) -> anyhow::Result<Score> {
+/// What is told of a scenario; `tick` is called after each simulated second.
+fn simulate(args: &Scenarios, task: &Task, tick: impl Fn()) -> anyhow::Result<Vec<Insight>> {
     let rps = if args.arrivals.is_some() { args.rps } else { Some(args.rps.unwrap_or(SYNTHETIC_RPS)) };
     let mut offline = Offline::new(OfflineSetup {
         seed: task.seed,
@@ -203,9 +264,9 @@ fn simulate(args: &Scenarios, task: &Task) -> anyhow::Result<Score> {
     let mut stages = Stages::new()?;
     for _ in 0..task.seconds {
         stages.take(offline.second())?;
+        tick();
     }
-    let truths: Vec<Truth> = task.faults.iter().map(truth).collect();
-    Ok(score(&truths, &stages.insights))
+    Ok(stages.insights)
 }
 
 fn truth(fault: &Fault) -> Truth {

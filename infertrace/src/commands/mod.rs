@@ -4,11 +4,13 @@
 //! findings (a difference, a letter that cannot go back), 2 for an error.
 
 pub(crate) mod audit;
+mod bar;
 pub(crate) mod clickhouse;
 pub(crate) mod detect;
 pub(crate) mod dlq;
 pub(crate) mod evaluate_nab;
 pub(crate) mod evaluate_scenarios;
+mod insights_text;
 pub(crate) mod replay;
 pub(crate) mod topics;
 

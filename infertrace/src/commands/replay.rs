@@ -1,25 +1,21 @@
 //! `infertrace replay`: a past range of the spans and samples topics, analysed again beside what was said live.
 
 use std::{
-    cell::Cell,
-    io::{IsTerminal as _, Write as _},
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::Context as _;
 use clap::Args;
-use infertrace_processors::replay::{self, Costs, Filter, Kind, Progress, Request, Summary};
-use infertrace_runtime::progress::{self, short};
+use infertrace_processors::replay::{self, Costs, Filter, Kind, Request, Summary};
+use infertrace_runtime::progress::{pace, short};
 use infertrace_schemas::time;
 
-use super::{block_on, now, open};
+use super::{bar::Bar, block_on, now, open};
 use crate::{cli::Flags, config::Config, platform::Backend};
 
-/// How often a log file that is no terminal gets a line.
-const LINE_EVERY: Duration = Duration::from_secs(10);
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(15);
 
 /// Flags of `replay`.
@@ -140,8 +136,13 @@ async fn act(
         eprintln!("  {}", replay::topic(&request.id, kind));
     }
     let bar = Bar::new();
-    let summary = replay::run(Arc::clone(&log), request, &plan, stop, |progress| bar.show(progress)).await;
-    bar.end();
+    let mut before = None;
+    let summary = replay::run(Arc::clone(&log), request, &plan, stop, |progress| {
+        let before = *before.get_or_insert(progress.spans);
+        bar.show(progress.offsets, progress.total, |elapsed| pace(progress.spans - before, "spans", elapsed));
+    })
+    .await;
+    bar.clear();
     let summary = summary?;
     if args.json {
         println!("{}", serde_json::to_string(&summary)?);
@@ -149,58 +150,6 @@ async fn act(
         print(&summary);
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// The progress on stderr.
-struct Bar {
-    begun: Instant,
-    is_terminal: bool,
-    last: Cell<Option<Instant>>,
-    /// Offsets and spans that were done when this run began.
-    before: Cell<Option<(u64, u64)>>,
-}
-
-impl Bar {
-    fn new() -> Self {
-        Self {
-            begun: Instant::now(),
-            is_terminal: std::io::stderr().is_terminal(),
-            last: Cell::new(None),
-            before: Cell::new(None),
-        }
-    }
-
-    fn show(&self, progress: &Progress) {
-        let (offsets, spans) = self.before.get().unwrap_or((progress.offsets, progress.spans));
-        if self.before.get().is_none() {
-            self.before.set(Some((offsets, spans)));
-        }
-        if !self.is_terminal && self.last.get().is_some_and(|last| last.elapsed() < LINE_EVERY) {
-            return;
-        }
-        self.last.set(Some(Instant::now()));
-        let line = progress::line(&progress::Progress {
-            done: progress.offsets,
-            total: progress.total,
-            before: offsets,
-            items: progress.spans - spans,
-            unit: "spans",
-            elapsed: self.begun.elapsed(),
-        });
-        if self.is_terminal {
-            eprint!("\r\x1b[2K{line}");
-            // A terminal that went away is no reason to stop.
-            let _ = std::io::stderr().flush();
-        } else {
-            eprintln!("{line}");
-        }
-    }
-
-    fn end(&self) {
-        if self.is_terminal && self.last.get().is_some() {
-            eprintln!();
-        }
-    }
 }
 
 /// A line a model, costs in US dollars.
@@ -226,9 +175,9 @@ fn print_costs(costs: &Costs) {
 
 fn print(summary: &Summary) {
     let read = summary.read;
-    let pace = short(read.spans as f64 / summary.seconds.max(1e-3));
+    let rate = short(read.spans as f64 / summary.seconds.max(1e-3));
     println!(
-        "read      {} records, {} spans, {} traces, {} readings in {:.1} s ({pace} spans/s)",
+        "read      {} records, {} spans, {} traces, {} readings in {:.1} s ({rate} spans/s)",
         read.records, read.spans, read.traces, read.readings, summary.seconds
     );
     println!(

@@ -34,7 +34,7 @@ pub(super) async fn search(
     let page = engine::find(&app.store, &request).await.map_err(|error| ApiError::internal(&error))?;
     let mut traces = Vec::with_capacity(page.hits.len());
     for hit in &page.hits {
-        let mut summary = render::summary(&hit.trace_id, &hit.trace, &hit.parts, &[]);
+        let mut summary = render::listed(&hit.trace_id, &hit.trace, &hit.parts, &app.pricer);
         summary.insert("matched_start_unix_nano".to_owned(), hit.start_ns.to_string().into());
         traces.push(Json::Object(summary));
     }

@@ -14,6 +14,7 @@ use axum::{
     },
 };
 use futures::{Stream, StreamExt, stream};
+use infertrace_analytics::cost::Pricer;
 use serde_json::{Value as Json, json};
 use tokio::sync::{Notify, OwnedSemaphorePermit, broadcast};
 use tokio_util::sync::CancellationToken;
@@ -43,11 +44,12 @@ enum TailEvent {
 pub(crate) struct Tail {
     events: broadcast::Sender<TailEvent>,
     wanted: Notify,
+    pricer: Arc<Pricer>,
 }
 
 impl Tail {
-    pub(crate) fn new() -> Self {
-        Self { events: broadcast::channel(BUFFERED_EVENTS).0, wanted: Notify::new() }
+    pub(crate) fn new(pricer: Arc<Pricer>) -> Self {
+        Self { events: broadcast::channel(BUFFERED_EVENTS).0, wanted: Notify::new(), pricer }
     }
 
     fn listen(&self) -> broadcast::Receiver<TailEvent> {
@@ -85,7 +87,7 @@ impl Tail {
         for id in &touched.ids {
             let Ok(rows) = view.lookup(&[*id]).await else { return };
             let parts: Vec<Part> = rows.into_iter().map(|rows| Part { tier: Tier::Hot, rows }).collect();
-            if let Some(summary) = summarise(id, &parts) {
+            if let Some(summary) = summarise(id, &parts, &self.pricer) {
                 // Nobody listening any more is fine.
                 let _ = self.events.send(TailEvent::Trace { summary: Arc::new(summary) });
             }
@@ -96,9 +98,9 @@ impl Tail {
     }
 }
 
-fn summarise(id: &TraceId, parts: &[Part]) -> Option<Json> {
+fn summarise(id: &TraceId, parts: &[Part], pricer: &Pricer) -> Option<Json> {
     let trace = assemble(parts, MOST_SPANS).ok()?;
-    Some(Json::Object(render::summary(id, &trace, parts, &[])))
+    Some(Json::Object(render::listed(id, &trace, parts, pricer)))
 }
 
 /// What a listener wants to see.

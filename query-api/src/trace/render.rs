@@ -117,6 +117,17 @@ pub fn summary(
     out
 }
 
+/// The summary of a trace in a list, with its cost where every column of its spans is at hand, as in the hot tier: a search
+/// reads few columns of the lake, and pricing needs most.
+#[must_use]
+pub fn listed(trace_id: &TraceId, trace: &Assembled, parts: &[Part], pricer: &Pricer) -> Map<String, Json> {
+    let mut out = summary(trace_id, trace, parts, &[]);
+    if let Ok(priced) = Priced::of(trace, parts, pricer) {
+        out.insert("cost".to_owned(), priced.trace_json());
+    }
+    out
+}
+
 /// A trace whole, as the API answers it, with its cost and the insights that may be about it.
 ///
 /// # Errors

@@ -73,7 +73,8 @@ async fn a_batch_sent_again_collapses() {
 
 /// Scenario: a client's call above an engine's request in a batch of 4 on an H100, hot and from Parquet.
 /// Guarantee: the engine's cost stands once, as computed by hand, and says what it is, for the trace and for its span; the
-/// call, which has no price, says nothing; the answer is as described.
+/// call, which has no price, says nothing; the answer is as described. The list says the same of what is in memory, and
+/// nothing of what is not.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_trace_says_what_it_cost() {
     use infertrace_proto::v1;
@@ -120,9 +121,11 @@ async fn a_trace_says_what_it_cost() {
     lake::write_range(&store, 0, 0, std::slice::from_ref(&record), lake::Layout::default()).await;
     let log = MemoryLog::new(1);
     log.push(0, record, NOW_MS);
-    for setup in
-        [Setup { log: Some(log), ..Setup::default() }, Setup { store: Some(store), ..Setup::default() }]
-    {
+    let places = [
+        (true, Setup { log: Some(log), ..Setup::default() }),
+        (false, Setup { store: Some(store), ..Setup::default() }),
+    ];
+    for (is_hot, setup) in places {
         let server = setup.start().await;
         let trace = server.get(&format!("/api/v1/traces/{}", hex_id(1))).await.json();
         let document = server.get("/openapi.json").await.json();
@@ -150,6 +153,11 @@ async fn a_trace_says_what_it_cost() {
         );
         assert_eq!((&cost["priced_requests"], &cost["unpriced_requests"]), (&1.into(), &0.into()));
         assert!(cost["price_version"].as_str().is_some_and(|version| version.starts_with("20")), "{cost}");
+        let list = server.get("/api/v1/traces").await.json();
+        let described = &document["paths"]["/api/v1/traces"]["get"]["responses"]["200"]["content"];
+        let wrong = schema::violations(&document, &described["application/json"]["schema"], &list);
+        assert!(wrong.is_empty(), "{wrong:#?}");
+        assert_eq!(list["traces"][0].get("cost"), is_hot.then_some(cost));
         server.stop().await;
     }
 }

@@ -140,6 +140,9 @@ pub enum NotRedriven {
     /// There is nothing to send.
     #[error("the record has no value; there is nothing to send back")]
     NoValue,
+    /// The letter names a place that is not there: its headers are mangled, or the topic was removed.
+    #[error("there is no {0} to send it back to: the letter is mangled, or the topic was removed")]
+    NoOrigin(TopicPartition),
 }
 
 impl Entry {

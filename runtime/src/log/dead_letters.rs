@@ -7,6 +7,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     fmt::{self, Write as _},
     str::FromStr,
+    sync::Arc,
 };
 
 use bytes::Bytes;
@@ -199,12 +200,26 @@ pub async fn redrive(
     let mut seen: BTreeSet<(Place, Vec<(String, Bytes)>)> = BTreeSet::new();
     let mut outputs: Vec<NewRecord> = Vec::new();
     let (mut records, mut bytes) = (0, 0);
+    let mut partitions: BTreeMap<Arc<str>, u32> = BTreeMap::new();
     for name in chosen {
         let Some(letter) = find(log, topic, name).await? else {
             counts.missing += 1;
             continue;
         };
-        let [record, receipt] = match letter.redrive(now) {
+        let origin = &letter.origin.0;
+        let of_topic = match partitions.get(&origin.topic) {
+            Some(known) => *known,
+            None => *partitions
+                .entry(Arc::clone(&origin.topic))
+                .or_insert(partitions_of(log, &origin.topic).await?),
+        };
+        let redriven = if origin.partition < of_topic {
+            letter.redrive(now)
+        } else {
+            // One letter of a place that is not there would fail the transaction of all.
+            Err(NotRedriven::NoOrigin(origin.clone()))
+        };
+        let [record, receipt] = match redriven {
             Ok(pair) => pair,
             Err(reason) => {
                 counts.refused.push((letter.name(), reason));
@@ -234,6 +249,14 @@ pub async fn redrive(
     }
     counts.redriven += records;
     Ok(counts)
+}
+
+/// Partitions of `topic`; none if there is no such topic.
+async fn partitions_of(log: &dyn Log, topic: &str) -> Result<u32, LogError> {
+    match log.partitions(topic).await {
+        Err(LogError::UnknownTopicPartition(_)) => Ok(0),
+        answer => answer,
+    }
 }
 
 /// The names to send back, in order.
@@ -317,8 +340,6 @@ fn printable(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::log::{
         Record, TopicSpec,
@@ -408,6 +429,56 @@ mod tests {
         let named = named.await;
         assert_eq!((named.redriven, named.missing), (1, 1));
         assert_eq!(payloads(log, "spans").await.len(), 3);
+    }
+
+    /// Scenario: among the letters noise without headers, letters whose headers are noise, and letters that name a topic
+    /// and a partition that are not there; they are listed, and all are sent back.
+    /// Guarantee: noise is counted and named no letter; a letter that leads nowhere is refused by its place, and every
+    /// other one goes back.
+    #[tokio::test]
+    async fn mangled_letters_hold_up_no_other() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let log = log_with_letters(dir.path()).await;
+        let mangled = |headers: &[(&str, &'static [u8])]| NewRecord {
+            to: TopicPartition::new("dlq", 0),
+            key: Some(Bytes::from_static(b"\xff")),
+            payload: Some(Bytes::from_static(b"\xff\x00noise")),
+            headers: headers
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), Bytes::from_static(value)))
+                .collect(),
+            timestamp: Millis(14),
+        };
+        let origin = |topic, partition| {
+            mangled(&[
+                ("infertrace.origin.topic", topic),
+                ("infertrace.origin.partition", partition),
+                ("infertrace.origin.offset", b"1"),
+                ("infertrace.error", b"\xff\xfe"),
+            ])
+        };
+        let records = [
+            mangled(&[]),
+            origin(b"\xff\xfe", b"0"),
+            origin(b"spans", b"-1"),
+            mangled(&[("infertrace.receipt.of", b"\xff")]),
+            origin(b"nowhere", b"0"),
+            origin(b"spans", b"7"),
+        ];
+        for record in records {
+            log.append(record).expect("taken").await.expect("durable");
+        }
+        let shelf = list(log.as_ref(), "dlq", None, 10).await.expect("lists");
+        assert_eq!((shelf.total, shelf.foreign, shelf.letters.len()), (6, 4, 6));
+        assert!(find(log.as_ref(), "dlq", "0/3".parse().expect("a name")).await.expect("reads").is_none());
+        let sent =
+            redrive(log.as_ref(), "dlq", &Which::All, "redrive", Millis(99), false).await.expect("redrives");
+        assert_eq!((sent.redriven, sent.same_record), (3, 1));
+        let places = [TopicPartition::new("nowhere", 0), TopicPartition::new("spans", 7)];
+        let refused: Vec<_> = sent.refused.into_iter().map(|(_, reason)| reason).collect();
+        assert_eq!(refused, places.map(NotRedriven::NoOrigin));
+        assert_eq!(payloads(&log, "spans").await, ["poison 5", "poison 9"]);
+        assert_eq!(payloads(&log, "gpu").await, ["poison 3"]);
     }
 
     /// Scenario: one letter shown with fewer bytes than it has. Guarantee: what is known, hex and text, and what is left out.

@@ -7,10 +7,9 @@
 //!
 //! Invariant: `next` of the latest mark is where to go on; a plan counts when it starts there.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+mod records;
+
+use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 use infertrace_runtime::{
@@ -22,64 +21,21 @@ use infertrace_runtime::{
 };
 use infertrace_schemas::{lake::Id16, topics};
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use records::{Found, PLAN, Records, Ring, encode};
 
-use super::client::Error;
+pub(super) use self::records::PlanRecord;
 use crate::{
     metrics::Metrics,
     retry::{Fault, Retry, fault_of_log},
     target::JobError,
 };
 
-/// Version of the records; a higher one is refused.
-const FORMAT: u32 = 1;
 /// Bytes read ahead of the state.
 const BUFFER_BYTES: usize = 4 << 20;
 /// Ids of a mark: at 35 bytes each far below what a record may hold.
 const MARK_IDS: u64 = 4_096;
 /// Marks that hold the ids to be remembered; two more are in the ring, for the one being filled and the next.
 const FULL_MARKS: u64 = 64;
-
-/// A range that is about to be inserted.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct PlanRecord {
-    version: u32,
-    pub(super) origin: String,
-    pub(super) start: u64,
-    pub(super) end: u64,
-    pub(super) dedup_batches: u64,
-}
-
-/// Up to where everything is inserted.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Mark {
-    version: u32,
-    origin: String,
-    next: u64,
-    /// Which mark it is; the ring's place is its rest.
-    sequence: u64,
-    /// Ids of batches, in the order of their records.
-    batch_ids: Vec<Id16>,
-}
-
-/// What the state says of a partition.
-#[derive(Debug, Default)]
-pub(super) struct Found {
-    /// First offset that is not inserted; `None` for a partition never seen.
-    pub(super) next: Option<u64>,
-    /// The plan of the range that starts there.
-    pub(super) plan: Option<PlanRecord>,
-    /// The latest batch ids, oldest first.
-    pub(super) batch_ids: Vec<Id16>,
-}
-
-/// The mark being filled.
-#[derive(Clone, Debug)]
-struct Ring {
-    origin: String,
-    sequence: u64,
-    ids: Vec<Id16>,
-}
 
 /// See the module.
 pub(super) struct StateLog {
@@ -126,33 +82,39 @@ impl StateLog {
         let name = input.to_string();
         // Waits for a transaction of the owner before, whose positions are not settled yet.
         let committed = || self.log.committed(&self.group, &input);
-        self.retry.run(&self.metrics, "state", &name, fault_of_log, committed).await?;
+        let committed = self.retry.run(&self.metrics, "state", &name, fault_of_log, committed).await?;
         let read = || self.read(partition);
         let records = self.retry.run(&self.metrics, "state", &name, fault_of_log, read).await?;
-        let (found, ring) = digest(records)?;
+        for (key, reason) in records.unreadable() {
+            tracing::error!(
+                partition,
+                key,
+                reason,
+                "state that cannot be read is passed over; something else wrote it"
+            );
+        }
+        let (found, ring) = records.digest(&self.key(partition, ""), committed)?;
         self.rings.lock().insert(partition, ring);
         Ok(found)
     }
 
-    /// The latest value of each key of the partition.
-    async fn read(&self, partition: u32) -> Result<BTreeMap<String, Bytes>, LogError> {
+    /// The records of the partition.
+    async fn read(&self, partition: u32) -> Result<Records, LogError> {
         let at = self.place(partition).await?;
         let marks = self.log.watermarks(&at).await?;
         let range = LogRange { at, from: marks.low, end: marks.high };
         let mut reader = RangeReader::open(self.log.as_ref(), &[range], BUFFER_BYTES).await?;
         let prefix = self.key(partition, "");
-        let mut latest = BTreeMap::new();
+        let mut found = Records::default();
         while let Some(records) = reader.next(BUFFER_BYTES).await? {
             for record in records {
                 let key = record.key.as_deref().and_then(|key| std::str::from_utf8(key).ok());
-                if let (Some(key), Some(payload)) =
-                    (key.and_then(|key| key.strip_prefix(&prefix)), record.payload)
-                {
-                    latest.insert(key.to_owned(), payload);
+                if let Some(key) = key.and_then(|key| key.strip_prefix(&prefix)) {
+                    found.take(key, record.offset, record.payload.as_deref());
                 }
             }
         }
-        Ok(latest)
+        Ok(found)
     }
 
     /// Writes down that `[start, end)` is about to be inserted.
@@ -165,8 +127,8 @@ impl StateLog {
         group: Option<&GroupMetadata>,
     ) -> Result<PlanRecord, JobError> {
         let origin = self.ring(partition).origin;
-        let plan = PlanRecord { version: FORMAT, origin, start, end, dedup_batches };
-        self.commit(partition, vec![("plan".to_owned(), encode(&plan))], start, group).await?;
+        let plan = PlanRecord::new(origin, start, end, dedup_batches);
+        self.commit(partition, vec![(PLAN.to_owned(), encode(&plan))], start, group).await?;
         Ok(plan)
     }
 
@@ -190,14 +152,7 @@ impl StateLog {
             }
             let (now, later) = rest.split_at(rest.len().min(full as usize - ring.ids.len()));
             ring.ids.extend_from_slice(now);
-            let mark = Mark {
-                version: FORMAT,
-                origin: ring.origin.clone(),
-                next,
-                sequence: ring.sequence,
-                batch_ids: ring.ids.clone(),
-            };
-            records.push((format!("mark-{}", ring.sequence % places), encode(&mark)));
+            records.push((format!("mark-{}", ring.sequence % places), encode(&ring.mark(next))));
             rest = later;
             if rest.is_empty() {
                 break;
@@ -278,57 +233,4 @@ impl StateLog {
         }
         unreachable!("the loop ends by an answer")
     }
-}
-
-impl Ring {
-    /// Of a partition never seen. Its name is new, so tokens of a log that was thrown away do not fit it.
-    fn begin() -> Self {
-        Self { origin: format!("{:08x}", rand::random::<u32>()), sequence: 0, ids: Vec::new() }
-    }
-}
-
-fn encode<T: Serialize>(record: &T) -> Bytes {
-    serde_json::to_vec(record).expect("the state has text keys only").into()
-}
-
-fn decode<T: DeserializeOwned>(key: &str, payload: &[u8]) -> Result<T, Error> {
-    let damaged = |error: serde_json::Error| {
-        Error::State(format!(
-            "record {key} of {} is damaged or of a later release: {error}",
-            topics::SINK_STATE
-        ))
-    };
-    let value: serde_json::Value = serde_json::from_slice(payload).map_err(damaged)?;
-    if value["version"].as_u64().is_none_or(|version| version > u64::from(FORMAT)) {
-        return Err(Error::State(format!(
-            "record {key} of {} is of a later release; upgrade",
-            topics::SINK_STATE
-        )));
-    }
-    serde_json::from_value(value).map_err(damaged)
-}
-
-fn digest(records: BTreeMap<String, Bytes>) -> Result<(Found, Ring), Error> {
-    let mut plan: Option<PlanRecord> = None;
-    let mut marks: Vec<Mark> = Vec::new();
-    for (key, payload) in &records {
-        match key.as_str() {
-            "plan" => plan = Some(decode(key, payload)?),
-            _ => marks.push(decode(key, payload)?),
-        }
-    }
-    marks.sort_unstable_by_key(|mark| mark.sequence);
-    let Some(last) = marks.last() else {
-        // The first range of all is planned before there is a mark.
-        let ring = plan
-            .as_ref()
-            .map_or_else(Ring::begin, |plan| Ring { origin: plan.origin.clone(), ..Ring::begin() });
-        let next = plan.as_ref().map(|plan| plan.start);
-        return Ok((Found { next, plan, batch_ids: Vec::new() }, ring));
-    };
-    let ring = Ring { origin: last.origin.clone(), sequence: last.sequence, ids: last.batch_ids.clone() };
-    let next = last.next;
-    let plan = plan.filter(|plan| plan.start == next);
-    let batch_ids = marks.into_iter().flat_map(|mark| mark.batch_ids).collect();
-    Ok((Found { next: Some(next), plan, batch_ids }, ring))
 }

@@ -129,6 +129,33 @@ async fn retries_are_dropped_and_poison_is_set_aside() {
     assert_eq!(world.dead_letters().await, 1);
 }
 
+/// Scenario: between two runs noise is written to the sink's state, under every key that is there and under a new one; a
+/// client's retry follows. Guarantee: the partition goes on where it was: every span once, the retry dropped.
+#[tokio::test(flavor = "multi_thread")]
+async fn noise_in_the_state_changes_nothing() {
+    let Some(server) = server() else { return };
+    let world = World::new(1).await;
+    let config = config(server.url(), "noise");
+    let mut spans = world.fill(1, 0, 4).await;
+    let sink = world.start(&config).await;
+    until_committed(&world, 1).await;
+    sink.finish().await;
+    let mut keys = world.keys(topics::SINK_STATE).await;
+    assert!(keys.len() > 1, "a plan and a mark: {keys:?}");
+    let own = keys[0].rsplit_once('/').expect("a key with a path").0.to_owned();
+    keys.push(format!("{own}/nobody"));
+    for key in keys {
+        world.append_keyed(topics::SINK_STATE, 0, Some(key), b"\xff\xffmangled".to_vec()).await;
+    }
+    world.fill(1, 1, 2).await;
+    spans += world.fill(1, 4, 4).await;
+    let sink = world.start(&config).await;
+    until_committed(&world, 1).await;
+    sink.finish().await;
+    assert_holds(&client(&server), "noise", spans).await;
+    assert_eq!(world.dead_letters().await, 0);
+}
+
 /// Scenario: a new log is put in front of a database that holds another's. Guarantee: nothing is inserted, since its
 /// offsets would mean other spans; the alarm is raised.
 #[tokio::test(flavor = "multi_thread")]

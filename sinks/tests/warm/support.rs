@@ -1,6 +1,6 @@
 //! A log of its own on disk, a ClickHouse, and sinks at work between them.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use infertrace_proto::v1::{Span, SpanBatch};
 use infertrace_runtime::{
@@ -8,6 +8,7 @@ use infertrace_runtime::{
     log::{
         Log, Millis, NewRecord, TopicPartition, TopicSpec,
         embedded::{self, EmbeddedLog},
+        range::{RangeReader, whole_topic},
     },
     telemetry::{self, LogFormat, MetricsRegistry},
 };
@@ -54,14 +55,36 @@ impl World {
     }
 
     pub(crate) async fn append(&self, topic: &str, partition: u32, payload: Vec<u8>) -> u64 {
+        self.append_keyed(topic, partition, None, payload).await
+    }
+
+    pub(crate) async fn append_keyed(
+        &self,
+        topic: &str,
+        partition: u32,
+        key: Option<String>,
+        payload: Vec<u8>,
+    ) -> u64 {
         let record = NewRecord {
             to: TopicPartition::new(topic, partition),
-            key: None,
+            key: key.map(Into::into),
             payload: Some(payload.into()),
             headers: Vec::new(),
             timestamp: Millis(NOON_NS / 1_000_000),
         };
         self.log.append(record).expect("taken").await.expect("durable").0
+    }
+
+    /// Every key in a topic, once.
+    pub(crate) async fn keys(&self, topic: &str) -> Vec<String> {
+        let ranges = whole_topic(self.log.as_ref(), topic).await.expect("there");
+        let mut reader = RangeReader::open(self.log.as_ref(), &ranges, 1 << 20).await.expect("opens");
+        let mut keys = BTreeSet::new();
+        while let Some(records) = reader.next(1 << 20).await.expect("reads") {
+            let key = |key: &bytes::Bytes| String::from_utf8_lossy(key).into_owned();
+            keys.extend(records.iter().filter_map(|record| record.key.as_ref().map(key)));
+        }
+        keys.into_iter().collect()
     }
 
     /// `records` records of 4 spans a partition, from record number `from` on, over two days; returns the spans.

@@ -3,9 +3,12 @@
 //! Neighbours: [`crate::rollup`] is what comes in, [`crate::output`] what goes out. Invariants: outputs are a function
 //! of the partials and marks alone; the order of partials within a window, and how they were cut, does not matter; a
 //! restored analyst goes on as the one that was saved would have. A window closes when the least watermark of all
-//! sources has passed its end by [`AnalystConfig::lateness_ms`]; a source that is [`AnalystConfig::idle_after_ms`]
-//! behind the foremost does not hold the others up, and what it brings later counts as late; one whose watermark is
-//! [`Millis::MIN`] has nothing yet and is idle from the start. The first window to close is the first that anything is
+//! sources has passed its end by [`AnalystConfig::lateness_ms`]. A source that wrote nothing for
+//! [`AnalystConfig::idle_after_ms`] does not hold the others up, and what it brings later counts as late; one that writes is
+//! waited for, however far behind it is up to [`AnalystConfig::most_behind_ms`], so that what is counted where does not
+//! depend on the pace at which an outage is caught up with. One whose watermark is [`Millis::MIN`] has nothing yet
+//! and is idle from the start. Silence is measured on the clock of the log: the time stamps of what all sources
+//! wrote, in which a pause of all of them counts as one window at most, since nobody in particular was silent then. The first window to close is the first that anything is
 //! seen in: an event far older than the log opens no windows.
 
 use std::collections::BTreeMap;
@@ -25,7 +28,7 @@ use crate::{
 const MAX_EMPTY_WINDOWS: Millis = 8_640;
 const HOUR_MS: Millis = 3_600_000;
 /// Grows when a snapshot of before cannot be read any more.
-const SNAPSHOT_VERSION: u8 = 3;
+const SNAPSHOT_VERSION: u8 = 4;
 
 /// A snapshot that cannot be restored.
 #[derive(Debug, PartialEq, Eq)]
@@ -52,14 +55,28 @@ impl std::fmt::Display for SnapshotError {
 
 impl std::error::Error for SnapshotError {}
 
+/// How far a source has come.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Mark {
+    watermark_ms: Millis,
+    /// The log's clock when the source wrote last.
+    heard_ms: Millis,
+}
+
 /// What changes over time; all of it goes into a snapshot.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Memory {
     windows: Windows,
-    /// Watermark of each source whose mark was read.
-    marks: BTreeMap<u32, Millis>,
+    /// Of each source whose watermark was read.
+    marks: BTreeMap<u32, Mark>,
     /// Sources that count, where they were named.
     sources: Option<Vec<u32>>,
+    /// The log's clock when they were named.
+    named_ms: Millis,
+    /// The log's clock: time that passed between records, from 0.
+    clock_ms: Millis,
+    /// The latest time stamp of a record.
+    written_ms: Option<Millis>,
     models: BTreeMap<(String, String), Model>,
     /// Models that were not analysed because there were too many.
     left_out: u64,
@@ -80,6 +97,9 @@ impl Analyst {
             windows: Windows::new(),
             marks: BTreeMap::new(),
             sources: None,
+            named_ms: 0,
+            clock_ms: 0,
+            written_ms: None,
             models: BTreeMap::new(),
             left_out: 0,
         };
@@ -88,12 +108,27 @@ impl Analyst {
 
     /// Names the sources whose watermarks count. Until then, those count that have been heard of.
     pub fn set_sources(&mut self, sources: &[u32]) {
-        self.memory.sources = Some(sources.to_vec());
+        if self.memory.sources.as_deref() != Some(sources) {
+            self.memory.sources = Some(sources.to_vec());
+            self.memory.named_ms = self.memory.clock_ms;
+        }
         self.memory.marks.retain(|source, _| sources.contains(source));
     }
 
+    /// Moves the log's clock on: what comes next was written at this time, milliseconds since 1970. Without it the
+    /// clock stands, and no source is ever silent for long.
+    pub fn written_at(&mut self, at_ms: Millis) {
+        let memory = &mut self.memory;
+        let before_ms = memory.written_ms.unwrap_or(at_ms);
+        memory.clock_ms += at_ms.saturating_sub(before_ms).clamp(0, WINDOW_MS);
+        memory.written_ms = Some(before_ms.max(at_ms));
+    }
+
     /// Takes what a source counted.
-    pub fn partial(&mut self, _source: u32, partial: Partial) {
+    pub fn partial(&mut self, source: u32, partial: Partial) {
+        if let Some(mark) = self.memory.marks.get_mut(&source) {
+            mark.heard_ms = self.memory.clock_ms;
+        }
         self.memory.windows.add(&partial);
     }
 
@@ -103,8 +138,9 @@ impl Analyst {
         if self.memory.sources.as_ref().is_some_and(|sources| !sources.contains(&source)) {
             return;
         }
-        let mark = self.memory.marks.entry(source).or_insert(watermark_ms);
-        *mark = (*mark).max(watermark_ms);
+        let heard_ms = self.memory.clock_ms;
+        let mark = self.memory.marks.entry(source).or_insert(Mark { watermark_ms, heard_ms });
+        *mark = Mark { watermark_ms: mark.watermark_ms.max(watermark_ms), heard_ms };
         let Some(least) = self.least_mark() else { return };
         let Some(mut window_ms) = self.next_window() else { return };
         while window_ms + WINDOW_MS + self.config.lateness_ms <= least {
@@ -116,21 +152,16 @@ impl Analyst {
 
     /// The least watermark of the sources that count; none while a named source has not been heard of.
     fn least_mark(&self) -> Option<Millis> {
-        let marks = &self.memory.marks;
-        let foremost = *marks.values().max()?;
-        let all_heard = self.memory.sources.as_ref().is_none_or(|sources| sources.len() == marks.len());
-        if !all_heard && self.config.idle_after_ms == Millis::MAX {
+        let Memory { marks, sources, named_ms, clock_ms, .. } = &self.memory;
+        let foremost = marks.values().map(|mark| mark.watermark_ms).max()?;
+        let is_silent = |heard_ms: Millis| clock_ms - heard_ms > self.config.idle_after_ms;
+        let all_heard = sources.as_ref().is_none_or(|sources| sources.len() == marks.len());
+        if !all_heard && !is_silent(*named_ms) {
             return None;
         }
-        if !all_heard {
-            // A source that never spoke is idle once the others have gone on for long.
-            let since = self.memory.windows.closed_to_ms().or_else(|| self.memory.windows.first_seen_ms())?;
-            if foremost.saturating_sub(since) <= self.config.idle_after_ms {
-                return None;
-            }
-        }
-        let idle = foremost.saturating_sub(self.config.idle_after_ms);
-        marks.values().copied().filter(|mark| *mark >= idle).min()
+        let farthest = foremost.saturating_sub(self.config.most_behind_ms);
+        let waited_for = |mark: &&Mark| mark.watermark_ms >= farthest && !is_silent(mark.heard_ms);
+        marks.values().filter(waited_for).map(|mark| mark.watermark_ms).min()
     }
 
     fn next_window(&self) -> Option<Millis> {

@@ -107,19 +107,64 @@ fn corrections_know_no_pace() {
     assert_eq!(of_window, [(20_000, 1, 60), (20_000, 2, 64)]);
 }
 
-/// Scenario: a source that says nothing for more than the idle time, and speaks again. Guarantee: windows close
-/// without it; what it brings is counted with the windows that are open now.
+/// Scenario: a source that says nothing for more than the idle time while the other writes, and one that never spoke.
+/// Guarantee: windows close without it.
 #[test]
 fn an_idle_source_does_not_hold_windows_open() {
-    let mut analyst = Analyst::new(AnalystConfig::default());
-    analyst.set_sources(&[0, 1]);
-    let mut out = Vec::new();
-    window(START, &[HEALTHY]).into_iter().for_each(|one| analyst.partial(0, one));
-    analyst.watermark(1, START + 1_000, &mut out);
-    analyst.watermark(0, START + 61_000, &mut out);
-    assert!(out.is_empty());
-    analyst.watermark(0, START + 75_000, &mut out);
-    assert_eq!(rollups(&out, WINDOW_MS, "trace"), [(0, 1, 30)]);
+    for speaks in [true, false] {
+        let mut analyst = Analyst::new(AnalystConfig::default());
+        analyst.set_sources(&[0, 1]);
+        let mut out = Vec::new();
+        window(START, &[HEALTHY]).into_iter().for_each(|one| analyst.partial(0, one));
+        analyst.written_at(START);
+        if speaks {
+            analyst.watermark(1, START + 1_000, &mut out);
+        }
+        for at_ms in (0..=60_000).step_by(5_000) {
+            analyst.written_at(START + at_ms);
+            analyst.watermark(0, START + 1_000 + at_ms, &mut out);
+        }
+        assert!(out.is_empty());
+        analyst.written_at(START + 65_000);
+        analyst.watermark(0, START + 66_000, &mut out);
+        assert_eq!(rollups(&out, WINDOW_MS, "trace").first(), Some(&(0, 1, 30)));
+    }
+}
+
+/// Scenario: an outage of hours, after which one source is read to its end before the other is heard of, then the other; the
+/// same without an outage. Guarantee: the same rollups: who catches up is waited for. Farther behind than the limit it
+/// is not.
+#[test]
+fn after_an_outage_all_are_waited_for() {
+    const WINDOWS: i64 = 90;
+    let told = |outage_ms: i64, most_behind_ms: i64| {
+        let config = AnalystConfig { most_behind_ms, ..AnalystConfig::default() };
+        let mut analyst = Analyst::new(config);
+        analyst.set_sources(&[0, 1]);
+        let mut out = Vec::new();
+        let mut step = |source: u32, at: i64, written_ms: i64| {
+            let window_ms = START + at * WINDOW_MS;
+            analyst.written_at(written_ms);
+            window(window_ms, &[HEALTHY]).into_iter().for_each(|one| analyst.partial(source, one));
+            analyst.watermark(source, window_ms + WINDOW_MS + 1_500, &mut out);
+        };
+        (0..2).for_each(|source| step(source, 0, START));
+        for at in 1..WINDOWS {
+            if outage_ms == 0 {
+                (0..2).for_each(|source| step(source, at, START + at * WINDOW_MS));
+            } else {
+                step(0, at, START + outage_ms + at * 10);
+            }
+        }
+        if outage_ms > 0 {
+            (1..WINDOWS).for_each(|at| step(1, at, START + outage_ms + 1_000 + at * 10));
+        }
+        rollups(&out, WINDOW_MS, "trace")
+    };
+    let calm = told(0, HOUR_MS);
+    assert_eq!(calm.len(), WINDOWS as usize);
+    assert_eq!(told(5 * HOUR_MS, HOUR_MS), calm);
+    assert_ne!(told(5 * HOUR_MS, 60_000), calm);
 }
 
 /// Scenario: of two sources one says at once that it has nothing, and speaks later. Guarantee: windows close by the other

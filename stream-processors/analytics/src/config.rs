@@ -29,8 +29,10 @@ pub struct Mute {
 pub struct AnalystConfig {
     /// How far the least watermark has to pass a window's end for the window to close.
     pub lateness_ms: Millis,
-    /// A source so far behind the foremost does not hold windows open.
+    /// A source that wrote nothing for so long, by the time stamps of what the others write, holds no windows open.
     pub idle_after_ms: Millis,
+    /// A source so far behind the foremost, event time, holds no windows open even if it writes: they wait in memory.
+    pub most_behind_ms: Millis,
     /// Which of the partitions of partials this one reads.
     pub partition: u32,
     /// How many there are; cells that all of them get are told by one.
@@ -52,6 +54,7 @@ impl Default for AnalystConfig {
         Self {
             lateness_ms: 1_500,
             idle_after_ms: 60_000,
+            most_behind_ms: 3_600_000,
             partition: 0,
             partitions: 1,
             most_models: 20_000,

@@ -25,3 +25,4 @@ pub mod slo;
 pub mod stitch;
 #[cfg(test)]
 mod testing;
+pub mod words;

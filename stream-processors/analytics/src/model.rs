@@ -315,9 +315,12 @@ impl Telling<'_> {
         let members = incident.members.len();
         let is_as_bad = excess >= AS_BAD * incident.worst || incident.group != Group::Performance;
         incident.worst = incident.worst.max(excess);
+        // Numbers of a cause are those of windows that show it, numbers of an effect those of windows in which it is as bad
+        // as ever: a queue is longest when what filled it is gone.
+        let is_telling = |kind: Kind| if kind.own_cause().is_some() { shows_cause } else { is_as_bad };
         for finding in findings
             .iter()
-            .filter(|one| is_as_bad || !incident.members.contains(&one.kind))
+            .filter(|one| is_telling(one.kind) || !incident.members.contains(&one.kind))
             .copied()
             .collect::<Vec<_>>()
         {
@@ -592,6 +595,9 @@ impl Telling<'_> {
             incident.ledger = reason.ledger;
             incident.recommendation = reason.recommendation;
             incident.examples = reason.examples;
+        } else if incident.recommendation.is_none() {
+            incident.recommendation =
+                Some(recommend::unexplained_burn(self.model, name, &hours(burn.short_minutes)));
         }
         if is_news {
             self.tell(at);

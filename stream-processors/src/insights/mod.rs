@@ -44,9 +44,12 @@ pub struct Config {
     /// How far all sources must have passed a window's end before it closes. Not below the processor's
     /// `rollup_lateness_ms`. Default 1,500.
     pub lateness_ms: i64,
-    /// A source this far behind the others does not hold windows open; what it brings later counts as late.
-    /// Default 60,000.
+    /// A source (a partition of spans or samples) that writes nothing for so long, while others do, does not hold windows
+    /// open; what it brings later counts as late. Default 60,000.
     pub idle_after_ms: i64,
+    /// A source that catches up is waited for, unless it is so far behind the foremost in event time: windows that wait are
+    /// kept in memory. Default 3,600,000.
+    pub most_behind_ms: i64,
     /// Event time between snapshots; a restart reads the partials since the last. Default 300,000.
     pub snapshot_interval_ms: i64,
     /// Longest time between a closed window and its transaction. Default 100.
@@ -76,6 +79,7 @@ impl Default for Config {
             instance_id: String::new(),
             lateness_ms: 1_500,
             idle_after_ms: 60_000,
+            most_behind_ms: 3_600_000,
             snapshot_interval_ms: 300_000,
             commit_interval_ms: 100,
             position_commit_ms: 1_000,
@@ -103,6 +107,7 @@ impl Config {
         }
         let positive = [
             ("idle_after_ms", self.idle_after_ms),
+            ("most_behind_ms", self.most_behind_ms),
             ("snapshot_interval_ms", self.snapshot_interval_ms),
             ("max_poll_bytes", self.max_poll_bytes as i64),
         ];
@@ -121,6 +126,7 @@ impl Config {
         AnalystConfig {
             lateness_ms: self.lateness_ms,
             idle_after_ms: self.idle_after_ms,
+            most_behind_ms: self.most_behind_ms,
             partition,
             partitions,
             ..AnalystConfig::default()

@@ -169,6 +169,7 @@ impl Desk {
                 }
             };
             self.service.metrics.partials.inc_by(batch.partials.len() as u64);
+            input.analyst.written_at(record.timestamp.0);
             for partial in batch.partials {
                 input.analyst.partial(batch.source, partial);
             }

@@ -95,6 +95,7 @@ impl Copy {
             self.state.next = record.offset.next().0;
             // Poison was moved aside by the owner.
             let Ok(batch) = partials::decode(payload) else { continue };
+            self.state.analyst.written_at(record.timestamp.0);
             for partial in batch.partials {
                 self.state.analyst.partial(batch.source, partial);
             }

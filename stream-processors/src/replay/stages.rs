@@ -408,6 +408,12 @@ impl Stage2 {
 }
 
 fn of_partition(config: &AnalystConfig, partition: u32, partitions: u32) -> AnalystConfig {
-    // A replay reads partitions at its own pace: none is idle because another is ahead.
-    AnalystConfig { idle_after_ms: Millis::MAX, partition, partitions: partitions.max(1), ..config.clone() }
+    // A replay reads partitions at its own pace: all wait for all.
+    AnalystConfig {
+        idle_after_ms: Millis::MAX,
+        most_behind_ms: Millis::MAX,
+        partition,
+        partitions: partitions.max(1),
+        ..config.clone()
+    }
 }

@@ -37,13 +37,14 @@ impl RollupOutput {
         })
     }
 
-    /// Makes records of `partials` (which it empties) and, of `mark`, the watermark if it closed a window.
+    /// Makes records of `partials` (which it empties) and, of `mark`, the watermark if it closed a window. They are stamped
+    /// `now`: by that the second stage knows which source is silent.
     pub(super) fn records(
         &mut self,
         source: u32,
         partials: &mut Vec<Partial>,
         mark: Option<&Mark>,
-        timestamp: Millis,
+        now: Millis,
         mut out: impl FnMut(NewRecord),
     ) {
         let topic = Arc::clone(&self.partials);
@@ -53,7 +54,7 @@ impl RollupOutput {
                 key: Some(key_of(source)),
                 payload: Some(payload.into()),
                 headers: Vec::new(),
-                timestamp,
+                timestamp: now,
             });
         };
         let partitions = self.writers.len() as u32;

@@ -355,7 +355,8 @@ impl<'s> Samples<'s> {
             let timestamp = Millis(self.roller.watermark_ms(source).unwrap_or(0));
             self.service.metrics.samples.rollups.partials.inc_by(self.partials.len() as u64);
             let pending = &mut self.pending;
-            self.rollups.records(source, &mut self.partials, mark.as_ref(), timestamp, |record| {
+            let now = Millis(self.service.clock.now_unix_millis());
+            self.rollups.records(source, &mut self.partials, mark.as_ref(), now, |record| {
                 pending.push(partition, record);
             });
             let mut states: Vec<NewRecord> = Vec::new();

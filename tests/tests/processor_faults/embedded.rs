@@ -44,8 +44,9 @@ fn pause(up: &Process) -> anyhow::Result<()> {
     up.signal(libc::SIGCONT)
 }
 
-/// Scenario: `up` on the embedded log under simulated traffic, killed and started again at moments that the seed draws,
-/// with poison and oversize records written while it is away, and once stopped for a while; then the input ends.
+/// Scenario: `up` on the embedded log under simulated traffic, after a past with faults in it, killed and started again at
+/// moments that the seed draws, with poison and oversize records written while it is away, and once stopped for a while;
+/// then the input ends.
 /// Guarantee: what is committed is what one undisturbed run, and the pure code on one thread, make of the same input.
 #[test]
 fn kills_on_the_embedded_log_change_nothing() -> anyhow::Result<()> {
@@ -54,6 +55,10 @@ fn kills_on_the_embedded_log_change_nothing() -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
     let mut setup = Setup::new(dir.path())?;
     setup.variables = decisive();
+    with_log(&setup, async |log| {
+        oracle::create_topics(log, topics::DEFAULT_PARTITIONS).await?;
+        input.history(log).await
+    })?;
     let mut up = setup.up()?;
     let mut traffic = traffic(&setup, &mut input)?;
     for kill in 0..rounds * KILLS_A_ROUND {

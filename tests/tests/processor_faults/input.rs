@@ -1,7 +1,13 @@
 //! What a test writes into the input itself, beside the traffic: poison, and the spans that end it.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
-use infertrace_proto::v1::Span;
+use infertrace_loadgen::simulate::{
+    faults,
+    offline::{Offline, OfflineSetup},
+};
+use infertrace_proto::v1::{Span, SpanBatch};
 use infertrace_runtime::log::{Log, Millis, NewRecord, TopicPartition};
 use infertrace_schemas::{partition::partition_of, record::encode_share, topics};
 use prost::Message as _;
@@ -21,6 +27,39 @@ impl Input {
         let seed = super::number("INFERTRACE_TEST_SEED", 1)?;
         eprintln!("INFERTRACE_TEST_SEED={seed}");
         Ok(Self { random: StdRng::seed_from_u64(seed) })
+    }
+
+    /// Nine and a half simulated minutes around the last turn of an hour, written when they happened: healthy ones, so that
+    /// baselines are told at the turn, then faults that open insights. What comes after them comes after a pause.
+    pub(super) async fn history(&mut self, log: &dyn Log) -> anyhow::Result<()> {
+        const HOUR_S: i64 = 3_600;
+        const HEALTHY_S: i64 = 420;
+        const FAULTY_S: i64 = 150;
+        const FAULTS: &str = "latency-spike@430+120,error-burst@450+60:qwen2.5-14b-instruct";
+        let turn_s = (now_ms() / 1_000 - FAULTY_S).div_euclid(HOUR_S) * HOUR_S;
+        let mut past = Offline::new(OfflineSetup {
+            seed: self.random.random(),
+            rps: Some(8.0),
+            azure: None,
+            faults: faults::parse(FAULTS, 0, 0)?,
+            start_unix_ns: (turn_s - HEALTHY_S) * 1_000_000_000,
+        })?;
+        let partitions = log.partitions(topics::SPANS).await?;
+        for _ in 0..HEALTHY_S + FAULTY_S {
+            let second = past.second();
+            let at_ms = second.at_unix_ns / 1_000_000;
+            let mut deliveries = Vec::new();
+            if let Some(samples) = second.samples {
+                deliveries.push(log.append(record(topics::GPU, 0, at_ms, Some(samples)))?);
+            }
+            for (partition, spans) in second.spans.iter().flat_map(|spans| split(spans, partitions)) {
+                deliveries.push(log.append(record(topics::SPANS, partition, at_ms, Some(spans)))?);
+            }
+            for delivery in deliveries {
+                delivery.await?;
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn pause(&mut self, from_ms: u64, to_ms: u64) {
@@ -70,15 +109,30 @@ async fn append(
     timestamp_ms: i64,
     payload: Option<Vec<u8>>,
 ) -> anyhow::Result<()> {
-    let record = NewRecord {
-        to: TopicPartition::new(topics::SPANS, partition),
+    log.append(record(topics::SPANS, partition, timestamp_ms, payload))?.await?;
+    Ok(())
+}
+
+fn record(topic: &str, partition: u32, timestamp_ms: i64, payload: Option<Vec<u8>>) -> NewRecord {
+    NewRecord {
+        to: TopicPartition::new(topic, partition),
         key: None,
         payload: payload.map(Bytes::from),
         headers: Vec::new(),
         timestamp: Millis(timestamp_ms),
-    };
-    log.append(record)?.await?;
-    Ok(())
+    }
+}
+
+/// A record of spans as the gateway splits it by partition.
+fn split(spans: &[u8], partitions: u32) -> BTreeMap<u32, Vec<u8>> {
+    let batch = SpanBatch::decode(spans).expect("the simulator writes batches");
+    let mut parts: BTreeMap<u32, SpanBatch> = BTreeMap::new();
+    for span in &batch.spans {
+        let id: [u8; 16] = span.trace_id.as_slice().try_into().expect("a trace id");
+        let empty = || SpanBatch { spans: Vec::new(), ..batch.clone() };
+        parts.entry(partition_of(&id, partitions)).or_insert_with(empty).spans.push(span.clone());
+    }
+    parts.into_iter().map(|(partition, part)| (partition, part.encode_to_vec())).collect()
 }
 
 pub(super) fn now_ms() -> i64 {

@@ -42,6 +42,19 @@ pub(super) async fn read(log: &dyn Log, topic: &str) -> anyhow::Result<Vec<Recor
     Ok(all)
 }
 
+/// What a topic keeps: of baselines, whose topic is compacted, the latest of each key. Whether the earlier ones are there
+/// still is up to the log.
+pub(super) fn kept(topic: &str, records: Vec<Record>) -> Vec<Record> {
+    if topic != topics::BASELINES {
+        return records;
+    }
+    let mut latest = BTreeMap::new();
+    for record in records {
+        latest.insert((record.from.partition, record.key.clone()), record);
+    }
+    latest.into_values().collect()
+}
+
 /// The embedded log of a platform whose folder is `dir`.
 pub(super) fn open(dir: &Path) -> anyhow::Result<Arc<EmbeddedLog>> {
     let config = Config { dir: dir.join("data"), fsync: Fsync::Never, ..Config::default() };
@@ -158,7 +171,7 @@ impl Outputs {
                 let bytes = |part: Option<bytes::Bytes>| part.map(|part| part.to_vec()).unwrap_or_default();
                 (record.from.partition, bytes(record.key), bytes(record.payload))
             };
-            let mut facts: Vec<Fact> = read(log, topic).await?.into_iter().map(fact).collect();
+            let mut facts: Vec<Fact> = kept(topic, read(log, topic).await?).into_iter().map(fact).collect();
             facts.sort();
             outputs.records.insert(topic, facts);
         }

@@ -19,7 +19,7 @@ use infertrace_schemas::{
     topics,
 };
 
-use super::oracle::{Cells, add_partial, read};
+use super::oracle::{Cells, add_partial, kept, read};
 
 /// What the first stage counts of the spans in `log`.
 pub(super) async fn cells(log: &dyn Log, config: &Config) -> anyhow::Result<Cells> {
@@ -57,10 +57,10 @@ async fn told(log: &dyn Log) -> anyhow::Result<Values> {
         partials::all_sources(log.partitions(topics::SPANS).await?, log.partitions(topics::GPU).await?);
     let mut analysts: Vec<Analyst> = (0..partitions)
         .map(|partition| {
-            let (lateness_ms, idle_after_ms) = (service.lateness_ms, super::IDLE_AFTER_MS);
             let config = AnalystConfig {
-                lateness_ms,
-                idle_after_ms,
+                lateness_ms: service.lateness_ms,
+                idle_after_ms: super::IDLE_AFTER_MS,
+                most_behind_ms: super::IDLE_AFTER_MS,
                 partition,
                 partitions,
                 ..AnalystConfig::default()
@@ -76,6 +76,7 @@ async fn told(log: &dyn Log) -> anyhow::Result<Values> {
         SchemaIds::embedded::<Insight>(),
     );
     let (mut values, mut outputs) = (Values::new(), Vec::new());
+    let mut latest = HashMap::new();
     for record in read(log, topics::PARTIALS).await? {
         let payload = record.payload.as_deref().context("a record of partials without a value")?;
         let batch = partials::decode(payload)?;
@@ -90,7 +91,12 @@ async fn told(log: &dyn Log) -> anyhow::Result<Values> {
                     (topics::ROLLUPS, rollups.encode(&convert::rollup_record(&rollup))?)
                 }
                 Output::Baseline(one) => {
-                    (topics::BASELINES, baselines.encode(&convert::baseline_record(&one))?)
+                    let value = baselines.encode(&convert::baseline_record(&one))?;
+                    latest.insert(
+                        (one.model, one.tenant, one.version, one.stage, one.metric, one.hour_of_week),
+                        value,
+                    );
+                    continue;
                 }
                 Output::Insight(one) => (topics::INSIGHTS, insights.encode(&convert::insight_record(&one))?),
                 Output::Closed { .. } => continue,
@@ -98,6 +104,7 @@ async fn told(log: &dyn Log) -> anyhow::Result<Values> {
             values.entry(topic).or_default().push(value);
         }
     }
+    values.insert(topics::BASELINES, latest.into_values().collect());
     values.values_mut().for_each(|values| values.sort_unstable());
     Ok(values)
 }
@@ -106,7 +113,7 @@ async fn told(log: &dyn Log) -> anyhow::Result<Values> {
 pub(super) async fn ensure_told(log: &dyn Log) -> anyhow::Result<()> {
     let mut expected = told(log).await?;
     for topic in [topics::ROLLUPS, topics::BASELINES, topics::INSIGHTS] {
-        let records = read(log, topic).await?.into_iter();
+        let records = kept(topic, read(log, topic).await?).into_iter();
         let mut found: Vec<Vec<u8>> = records.filter_map(|record| Some(record.payload?.to_vec())).collect();
         found.sort_unstable();
         let expected = expected.remove(topic).unwrap_or_default();

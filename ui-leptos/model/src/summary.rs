@@ -7,6 +7,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::api::{Nanos, number_of};
+use crate::cost::Cost;
 use crate::json::Members;
 
 /// A page of traces.
@@ -78,6 +79,8 @@ pub struct TraceSummary {
     pub stages: Value,
     /// Whether every span that the trace refers to was seen.
     pub complete: Option<bool>,
+    /// What its requests cost, where the list says so.
+    pub cost: Option<Cost>,
 }
 
 impl TraceSummary {
@@ -103,6 +106,7 @@ impl TraceSummary {
             ttft_nano: members.nanos(&["ttft_nano", "ttft_nanos"]),
             stages: members.value("stages"),
             complete: members.flag("complete"),
+            cost: Cost::of(&members),
         }
     }
 
@@ -238,14 +242,16 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Scenario: the shapes in which services, stages and models come. Guarantee: read alike, in a request's order.
+    /// Scenario: the shapes in which services, stages and models come, with and without a cost. Guarantee: read alike, in a
+    /// request's order.
     #[test]
     fn reads_every_shape() {
         let json = r#"{"traces":[
           {"trace_id":"a","root_service":"gw","services":[{"service":"engine","spans":3},{"service":"gw","spans":1}],
            "stages":[{"stage":"decode","self_nanos":"70"},{"stage":"queue","self_nanos":30},{"stage":"","self_nanos":5}],
-           "models":["m"],"input_tokens":"12","output_tokens":3,"ttft_nano":"5","error_count":1},
-          {"trace_id":"b","root_service":"gw","services":["gw"],"stages":{"queue":"30"},"model":"m","status":"OK"}],
+           "models":["m"],"input_tokens":"12","output_tokens":3,"ttft_nano":"5","error_count":1,
+           "cost":{"status":"available","nano_usd":"3822222","kind":"estimated"}},
+          {"trace_id":"b","root_service":"gw","services":["gw"],"stages":{"queue":"30"},"model":"m","status":"OK","cost":{"status":"unavailable"}}],
           "next_cursor":null}"#;
         let list = TraceList::parse(json).expect("parses");
         let [a, b] = list.traces.as_slice() else { panic!("two traces") };
@@ -253,6 +259,8 @@ mod tests {
         assert_eq!(a.stage_times(), [("queue".to_owned(), 30), ("decode".to_owned(), 70)]);
         assert_eq!(a.tokens(), (Some(12), Some(3)));
         assert!(a.is_error() && !b.is_error());
+        assert_eq!(a.cost.as_ref().map(|cost| cost.nano_usd), Some(3_822_222));
+        assert_eq!(b.cost, None);
         assert_eq!(b.stage_times(), [("queue".to_owned(), 30)]);
         assert_eq!((a.model_names(), b.model_names()), (vec!["m".to_owned()], vec!["m".to_owned()]));
     }

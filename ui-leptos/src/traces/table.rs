@@ -56,6 +56,7 @@ pub(super) fn TraceTable(state: ListState) -> AnyView {
                 <span role="columnheader" class="stages-head"><span class="visually-hidden">"Stages"</span>{legend()}</span>
                 <span role="columnheader">"Model"</span>
                 <span role="columnheader" class="right">"Tokens"</span>
+                <span role="columnheader" class="right">"Cost"</span>
                 <span role="columnheader" class="right"><abbr title="Time to first token">"TTFT"</abbr></span>
                 <span role="columnheader" class="right">"Spans"</span>
             </div>
@@ -115,6 +116,10 @@ fn row(trace: &TraceSummary, state: ListState) -> AnyView {
         .ttft_nano
         .filter(|ttft| ttft.0 > 0)
         .map_or_else(dash, |ttft| format::duration(ttft.0).into_any());
+    let cost = trace
+        .cost
+        .as_ref()
+        .map_or_else(dash, |cost| view! { <span title=cost.note()>{cost.amount()}</span> }.into_any());
     view! {
         <div class="trace-row" class:is-error=error class:is-fresh=fresh role="row">
             <div class="cell-root" role="cell">
@@ -136,6 +141,7 @@ fn row(trace: &TraceSummary, state: ListState) -> AnyView {
             <div class="cell-stages" role="cell">{stages(trace)}</div>
             <div class="cell-model" role="cell">{model}</div>
             <div class="cell-tokens num right" role="cell">{tokens}</div>
+            <div class="cell-cost num right" role="cell">{cost}</div>
             <div class="cell-ttft num right" role="cell">{ttft}</div>
             <div class="cell-spans num right" role="cell">
                 <span>{format::count(trace.span_count)}<span class="unit">" spans"</span></span>

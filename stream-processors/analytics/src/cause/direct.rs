@@ -4,10 +4,13 @@ use super::Contribution;
 use crate::{
     detect::{DetectorParams, Finding, Kind, Look, binomial_tail_ln, version_contrast},
     output::Evidence,
+    words::{amount, percent},
 };
 
 /// Weight of a finding that is its own explanation, as a share of normal latency.
 const OWN_WEIGHT: f64 = 0.1;
+/// A strength that no other is told apart from.
+const MOST_STRENGTH: f64 = 100.0;
 /// Probability below which a device's failures are no chance.
 const CHANCE: f64 = 1e-6;
 
@@ -33,15 +36,26 @@ pub(super) fn contributions(
     };
     let Some(cause) = first.kind.own_cause() else { return Vec::new() };
     let seconds = (OWN_WEIGHT * normal).max(1e-3);
-    vec![Contribution { cause, seconds, strength: 1.0, explanation: words(&first.evidence) }]
+    vec![Contribution {
+        cause,
+        seconds,
+        strength: strength(&first.evidence),
+        explanation: words(&first.evidence),
+    }]
+}
+
+/// How far the first number that has a normal value is from it, as a share of that: less while things recover.
+fn strength(evidence: &[Evidence]) -> f64 {
+    let far = |one: &Evidence| Some((one.observed - one.baseline?).abs() / one.baseline?.abs().max(1e-9));
+    evidence.iter().find_map(far).unwrap_or(1.0).min(MOST_STRENGTH)
 }
 
 fn words(evidence: &[Evidence]) -> String {
-    let one = |number: &Evidence| match number.baseline {
-        Some(usual) => {
-            format!("{} {:.3} {} instead of {usual:.3}", number.metric, number.observed, number.unit)
-        }
-        None => format!("{} {:.3} {}", number.metric, number.observed, number.unit),
+    let one = |number: &Evidence| {
+        let (name, unit) = (number.metric.replace('_', " "), &number.unit);
+        let usual =
+            number.baseline.map_or(String::new(), |usual| format!(" instead of {}", amount(usual, unit)));
+        format!("{name} {}{usual}", amount(number.observed, unit))
     };
     evidence.iter().take(2).map(one).collect::<Vec<_>>().join(", ")
 }
@@ -71,10 +85,10 @@ fn of_errors(look: &Look<'_>, params: &DetectorParams) -> Vec<Contribution> {
             < CHANCE.ln()
     {
         let explanation = format!(
-            "{:.1} % of the requests of version {} fail, {:.1} % of {}'s",
-            own * 100.0,
+            "{} of the requests of version {} fail, {} of {}'s",
+            percent(own),
             contrast.newer,
-            contrast.other_errors * 100.0,
+            percent(contrast.other_errors),
             contrast.other
         );
         return of("version", explanation);
@@ -86,7 +100,7 @@ fn of_errors(look: &Look<'_>, params: &DetectorParams) -> Vec<Contribution> {
         (0 | 1, _) => String::new(),
         (devices, _) => format!(" on all {devices} devices alike"),
     };
-    let explanation = format!("{:.1} % of requests fail{spread}", rate * 100.0);
+    let explanation = format!("{} of requests fail{spread}", percent(rate));
     of("errors", explanation)
 }
 
@@ -100,10 +114,10 @@ fn failing_device(look: &Look<'_>) -> Option<String> {
         peers > 20 && binomial_tail_ln(own.errors, own.requests, peers_rate.max(0.01)) < CHANCE.ln();
     is_alone.then(|| {
         format!(
-            "{:.0} of {total} failures are on device {device}: {:.0} % of its requests fail, {:.1} % of its peers'",
+            "{} of {total} failures are on device {device}: {} of its requests fail, {} of its peers'",
             own.errors,
-            own.error_rate().unwrap_or(0.0) * 100.0,
-            peers_rate * 100.0
+            percent(own.error_rate().unwrap_or(0.0)),
+            percent(peers_rate)
         )
     })
 }

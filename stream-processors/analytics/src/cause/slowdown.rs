@@ -63,7 +63,7 @@ pub(super) fn drivers(look: &Look<'_>, params: &DetectorParams) -> Vec<Driver> {
             .get()
             .map_or(String::new(), |busy| format!(" while GPUs are {:.0} % busy", busy * 100.0));
         let words = format!(
-            "every step takes {:.1} × its normal time on all devices alike{busy} at their usual clocks: something outside of the engine slows its hosts",
+            "every step takes {:.1} × its normal time on all devices alike{busy} at their usual clocks, so something outside of the engine slows its hosts",
             rest.exp()
         );
         explained.take("host", rest, words);

@@ -53,13 +53,7 @@ pub(super) fn look(look: &Look<'_>, params: &GpuIdleParams, found: &mut Vec<Find
         ),
         evidence("waiting", "requests", mean(|one| one.2), None, look.recent.requests),
         evidence("running", "requests", mean(|one| one.3), None, look.recent.requests),
-        evidence(
-            "idle_devices",
-            "devices",
-            count,
-            Some(look.devices.len() as f64),
-            look.devices.len() as u64,
-        ),
+        evidence("idle_devices", "devices", count, Some(0.0), look.devices.len() as u64),
     ];
     let mut finding = Finding::new(Kind::GpuIdle, busy >= params.busy, numbers);
     if idle.len() == 1 && look.devices.len() > 1 {

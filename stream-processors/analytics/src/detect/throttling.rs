@@ -46,7 +46,8 @@ pub(super) fn look(look: &Look<'_>, params: &ThrottlingParams, found: &mut Vec<F
     let mut numbers = vec![
         evidence("gpu_sm_clock", "MHz", mean(|one| one.2), Some(mean(|one| one.3)), readings),
         evidence("gpu_throttled", "share", share, Some(0.0), readings),
-        evidence("throttled_devices", "devices", count, Some(look.devices.len() as f64), readings),
+        evidence("throttled_devices", "devices", count, Some(0.0), readings),
+        evidence("devices", "devices", look.devices.len() as f64, None, readings),
     ];
     if let Some(celsius) = hot.iter().filter_map(|one| one.4).reduce(f64::max) {
         numbers.push(evidence("gpu_temperature", "Cel", celsius, None, readings));

@@ -1,11 +1,11 @@
 //! What to do about each cause.
 
-use super::words::seconds;
 use crate::{
     baseline::Metric,
     cause::Parts,
     detect::{DetectorParams, Kind, Look, Subject, slowness, version_contrast},
     output::{Cause, Recommendation},
+    words::{percent, seconds},
 };
 
 /// What the sentence is about.
@@ -19,6 +19,8 @@ pub(crate) struct About<'a> {
 
 /// Confidence that the catalogue itself gives, before the share of the cause and the history.
 const SURE: f64 = 0.95;
+/// Where only the effect is known.
+const UNEXPLAINED: f64 = 0.2;
 
 /// The sentence for the first cause.
 pub(crate) fn recommendation(
@@ -33,7 +35,7 @@ pub(crate) fn recommendation(
         "gpu" if is_throttled(look) => throttled(about, look),
         "gpu" => starved(about, look),
         "version" => version(about, look, params),
-        "host" => host(about, look, params),
+        "host" => host(about, cause, look, params),
         "traffic" => traffic(about, look),
         "memory" => memory(about, look),
         "errors" => errors(about, look),
@@ -46,24 +48,32 @@ pub(crate) fn recommendation(
     };
     let history = if about.is_young { 0.5 } else { 1.0 };
     let confidence = (SURE * cause.share.clamp(0.0, 1.0) * history * 100.0).round() / 100.0;
-    Some(Recommendation { text, expected_gain: gain(about, cause, look), confidence })
+    Some(Recommendation { text, expected_gain: gain(about, cause, look, params), confidence })
+}
+
+/// The sentence for an objective whose budget burns while nothing else is found.
+pub(crate) fn unexplained_burn(model: &str, objective: &str, minutes: &str) -> Recommendation {
+    let text = format!(
+        "No detector sees a cause at {model}: search its failed and its slowest traces of the last {minutes} and compare them with one from before; if they are as they always were, the goal of objective {objective} does not fit the traffic"
+    );
+    Recommendation { text, expected_gain: String::new(), confidence: UNEXPLAINED }
 }
 
 /// What removing the first cause should bring back.
-fn gain(about: &About<'_>, cause: &Cause, look: &Look<'_>) -> String {
+fn gain(about: &About<'_>, cause: &Cause, look: &Look<'_>, params: &DetectorParams) -> String {
     match about.kind {
         Kind::Silence => return "the model can be watched again".to_owned(),
         Kind::Errors => {
             let now = look.recent.error_rate().unwrap_or(0.0);
             let usual = look.baselines.mean(Metric::ErrorRate).unwrap_or(0.0);
-            return format!("failures back from {:.1} % to {:.1} %", now * 100.0, usual * 100.0);
+            return format!("failures back from {} to {}", percent(now), percent(usual));
         }
         _ => {}
     }
     let parts = Parts::of(look);
     let saved = parts.excess() * cause.share;
     if saved < 0.05 * parts.normal || parts.normal <= 0.0 {
-        return String::new();
+        return gain_of_cause(cause, look, params).unwrap_or_default();
     }
     let now = parts.normal + parts.excess();
     format!(
@@ -73,6 +83,28 @@ fn gain(about: &About<'_>, cause: &Cause, look: &Look<'_>) -> String {
         seconds(now - saved),
         seconds(parts.normal)
     )
+}
+
+/// What it should bring where the mean latency of all requests hardly shows it.
+fn gain_of_cause(cause: &Cause, look: &Look<'_>, params: &DetectorParams) -> Option<String> {
+    match cause.cause.as_str() {
+        "version" => {
+            let contrast = version_contrast(look, &params.version)?;
+            let (own, other) =
+                contrast.own_pace.zip(contrast.other_pace).filter(|(own, other)| own > other)?;
+            let share = percent(contrast.share);
+            Some(format!("{share} of the requests back from {} to {} a token", seconds(own), seconds(other)))
+        }
+        "host" => {
+            let (_, own, peers) = slowest(look, params)?;
+            Some(format!("its requests back from {} to {} a token", seconds(own), seconds(peers)))
+        }
+        "cache" => {
+            let more = look.recent.uncached_each()? - look.normal(Metric::Uncached)?;
+            (more >= 1.0).then(|| format!("about {more:.0} prompt tokens fewer to compute a request"))
+        }
+        _ => None,
+    }
 }
 
 fn is_throttled(look: &Look<'_>) -> bool {
@@ -162,29 +194,39 @@ fn version(about: &About<'_>, look: &Look<'_>, params: &DetectorParams) -> Strin
     let Some(contrast) = version_contrast(look, &params.version) else {
         return format!("{}: roll version {} back", about.model, about.subject.version);
     };
-    let pace = contrast
-        .own_pace
-        .zip(contrast.other_pace)
-        .map_or(String::new(), |(own, other)| format!("{} a token against {}", seconds(own), seconds(other)));
+    let pace = contrast.own_pace.zip(contrast.other_pace).filter(|(own, other)| own > other);
+    let pace = pace.map(|(own, other)| format!("{} a token against {}", seconds(own), seconds(other)));
     let failing = contrast.own.error_rate().filter(|rate| *rate > 2.0 * contrast.other_errors.max(0.005));
-    let failing = failing.map_or(String::new(), |rate| {
-        format!(", {:.1} % failed requests against {:.1} %", rate * 100.0, contrast.other_errors * 100.0)
-    });
+    let failing = failing
+        .map(|rate| format!("{} failed requests against {}", percent(rate), percent(contrast.other_errors)));
+    let worse: Vec<String> = [pace, failing].into_iter().flatten().collect();
     format!(
-        "Roll {} back from {} to {}: {pace}{failing}, for {:.0} % of the requests",
+        "Roll {} back from {} to {}: {}, for {} of the requests",
         about.model,
         contrast.newer,
         contrast.other,
-        contrast.share * 100.0
+        worse.join(" and "),
+        percent(contrast.share)
     )
 }
 
-fn host(about: &About<'_>, look: &Look<'_>, params: &DetectorParams) -> String {
-    let slowest = slowness(look, params.straggler.least_requests)
+/// The device that is slower than its peers by most, seconds a token of both.
+fn slowest<'l>(look: &'l Look<'_>, params: &DetectorParams) -> Option<(&'l str, f64, f64)> {
+    let (device, _, own, peers) = slowness(look, params.straggler.least_requests)
         .into_iter()
         .filter(|(_, _, own, peers)| own / peers >= params.straggler.holds)
-        .max_by(|a, b| (a.2 / a.3).total_cmp(&(b.2 / b.3)));
-    if let Some((device, _, own, peers)) = slowest {
+        .max_by(|a, b| (a.2 / a.3).total_cmp(&(b.2 / b.3)))?;
+    Some((device, own, peers))
+}
+
+fn host(about: &About<'_>, cause: &Cause, look: &Look<'_>, params: &DetectorParams) -> String {
+    if about.kind == Kind::Errors {
+        return format!(
+            "Take the failing device of {} out of service: {}. Then read the engine's log and the kernel's (dmesg, Xid errors) on its host before it gets traffic again",
+            about.model, cause.explanation
+        );
+    }
+    if let Some((device, own, peers)) = slowest(look, params) {
         return format!(
             "Drain device {device} of {}: it needs {} a token where its peers need {}. Look on its host for other processes, PCIe or NVLink errors (nvidia-smi nvlink -e, dmesg) and clocks; its peers have taken over part of its traffic already",
             about.model,
@@ -192,16 +234,11 @@ fn host(about: &About<'_>, look: &Look<'_>, params: &DetectorParams) -> String {
             seconds(peers)
         );
     }
-    let recent = &look.recent;
-    let ratio = recent.tpot.get().zip(look.normal(Metric::TpotMean)).map(|(now, usual)| now / usual);
-    let slower = ratio
-        .map_or("Every step is slower".to_owned(), |ratio| format!("Every step takes {ratio:.1} × as long"));
-    let busy =
-        recent.busy.get().map_or(String::new(), |busy| format!(", GPUs are {:.0} % busy", busy * 100.0));
     format!(
-        "{slower} on all {} engines of {} at the same clocks and traffic{busy}: another workload shares these hosts or GPUs. List processes on the GPUs (nvidia-smi pmon) and CPU pressure of the hosts, and move one of the two",
+        "Another workload seems to share the hosts or GPUs of all {} engines of {}: {}. List processes on the GPUs (nvidia-smi pmon) and CPU pressure of the hosts (/proc/pressure/cpu), and move one of the two",
         look.devices.len().max(1),
-        about.model
+        about.model,
+        cause.explanation
     )
 }
 
@@ -248,13 +285,14 @@ fn memory(about: &About<'_>, look: &Look<'_>) -> String {
 
 fn errors(about: &About<'_>, look: &Look<'_>) -> String {
     let recent = &look.recent;
+    let spread = if look.devices.len() > 1 {
+        format!(", on all {} devices alike, so no single engine stands out", look.devices.len())
+    } else {
+        String::new()
+    };
     format!(
-        "{} of {} requests of {} failed in the last 30 s, on {} devices and {} versions alike: no single engine or rollout stands out, so start with the status message of an example trace, then what all engines share (model files, driver, upstream limits)",
-        recent.errors,
-        recent.requests,
-        about.model,
-        look.devices.len(),
-        look.versions.len()
+        "{} of {} requests of {} failed in the last 30 s{spread}: start with the status message of an example trace, then look at what all its engines share (a limit upstream, model files, driver, what was rolled out at that time)",
+        recent.errors, recent.requests, about.model
     )
 }
 

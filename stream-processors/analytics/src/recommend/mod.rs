@@ -7,6 +7,6 @@ mod action;
 mod words;
 
 pub(crate) use self::{
-    action::{About, recommendation},
+    action::{About, recommendation, unexplained_burn},
     words::{clock_time, title},
 };

@@ -1,29 +1,16 @@
-//! Titles and numbers as people read them.
+//! Titles as people read them.
 
 use crate::{
     detect::{Kind, Subject},
     output::{Cause, Evidence},
     rollup::Millis,
+    words::{amount, percent, seconds},
 };
 
 /// `14:03:20` of a day, UTC.
 pub(crate) fn clock_time(at_ms: Millis) -> String {
     let second = at_ms.div_euclid(1_000).rem_euclid(86_400);
     format!("{:02}:{:02}:{:02}", second / 3_600, second / 60 % 60, second % 60)
-}
-
-/// `12.3 s`, `45 ms`.
-pub(crate) fn seconds(value: f64) -> String {
-    match value {
-        value if value >= 10.0 => format!("{value:.0} s"),
-        value if value >= 1.0 => format!("{value:.1} s"),
-        value if value >= 0.01 => format!("{:.0} ms", value * 1e3),
-        value => format!("{:.1} ms", value * 1e3),
-    }
-}
-
-fn percent(share: f64) -> String {
-    format!("{:.0} %", share * 100.0)
 }
 
 fn find<'a>(evidence: &'a [Evidence], metric: &str) -> Option<&'a Evidence> {
@@ -34,10 +21,25 @@ fn find<'a>(evidence: &'a [Evidence], metric: &str) -> Option<&'a Evidence> {
 fn beside(number: &Evidence) -> String {
     let Some(usual) = number.baseline else { return seconds(number.observed) };
     let ratio = number.observed / usual.max(1e-6);
-    if ratio > 999.0 || usual < 1e-3 {
-        return format!("{} instead of {}", seconds(number.observed), seconds(usual));
+    let both = format!("{} instead of {}", seconds(number.observed), seconds(usual));
+    match ratio {
+        _ if ratio > 999.0 || usual < 1e-3 => both,
+        _ if ratio >= 10.0 => format!("{both} ({ratio:.0} ×)"),
+        _ => format!("{both} ({ratio:.1} ×)"),
     }
-    format!("{} instead of {} ({ratio:.1} ×)", seconds(number.observed), seconds(usual))
+}
+
+/// How a version is worse than the one beside it.
+fn version(subject: &Subject, pace: Option<&Evidence>, failing: Option<&Evidence>) -> String {
+    let pace = pace.filter(|one| one.baseline.is_some_and(|other| one.observed > other));
+    let pace = pace.map(|one| format!("a token takes {}", beside(one)));
+    let failing = failing.and_then(|one| {
+        let other = one.baseline.filter(|other| one.observed > 2.0 * other.max(0.005))?;
+        Some(format!("{} of requests fail instead of {}", percent(one.observed), percent(other)))
+    });
+    let worse: Vec<String> = [pace, failing].into_iter().flatten().collect();
+    let name = format!("version {} is worse than the one it replaces", subject.version);
+    if worse.is_empty() { name } else { format!("{name}: {}", worse.join(", ")) }
 }
 
 /// What a request notices, worst first.
@@ -74,19 +76,14 @@ pub(crate) fn title(
         Kind::Errors => {
             let rate = number("error_rate");
             let usual = rate.and_then(|one| one.baseline).unwrap_or(0.0);
-            format!(
-                "{:.1} % of requests fail instead of {:.1} %",
-                rate.map_or(0.0, |one| one.observed) * 100.0,
-                usual * 100.0
-            )
+            let rate = rate.map_or(0.0, |one| one.observed);
+            format!("{} of requests fail instead of {}", percent(rate), percent(usual))
         }
-        Kind::Version => format!("version {} is worse than the one it replaces", subject.version),
-        Kind::Throttling => match (number("gpu_sm_clock"), number("throttled_devices")) {
-            (Some(clock), Some(devices)) => format!(
+        Kind::Version => version(subject, number("version_tpot"), number("version_error_rate")),
+        Kind::Throttling => match (number("gpu_sm_clock"), number("throttled_devices"), number("devices")) {
+            (Some(clock), Some(hot), Some(all)) => format!(
                 "{:.0} of {:.0} GPUs throttled to {:.0} MHz",
-                devices.observed,
-                devices.baseline.unwrap_or(devices.observed),
-                clock.observed
+                hot.observed, all.observed, clock.observed
             ),
             _ => "GPUs throttled".to_owned(),
         },
@@ -136,9 +133,9 @@ pub(crate) fn title(
         },
         Kind::Cost => match number("cost_per_1k_tokens") {
             Some(cost) => format!(
-                "1,000 tokens cost ${:.5} instead of ${:.5}",
-                cost.observed,
-                cost.baseline.unwrap_or(0.0)
+                "1,000 tokens cost {} instead of {}",
+                amount(cost.observed, &cost.unit),
+                amount(cost.baseline.unwrap_or(0.0), &cost.unit)
             ),
             None => "tokens cost more".to_owned(),
         },
@@ -176,11 +173,30 @@ fn cause_words(cause: &str) -> &str {
 mod tests {
     use super::*;
 
-    /// Scenario: numbers of several sizes. Guarantee: as people write them.
+    /// Scenario: a time of a day. Guarantee: as a clock shows it in UTC.
     #[test]
-    fn numbers_are_readable() {
+    fn times_are_readable() {
         assert_eq!(clock_time(1_704_067_200_000 + 3_723_000), "01:02:03");
-        assert_eq!([12.34, 1.234, 0.0456, 0.0012].map(seconds), ["12 s", "1.2 s", "46 ms", "1.2 ms"]);
+    }
+
+    /// Scenario: a version that is slower and fails, one that only fails, one of which neither was measured. Guarantee: the
+    /// title says what is worse with its numbers, and makes none up.
+    #[test]
+    fn a_title_says_how_a_version_is_worse() {
+        let pace = crate::detect::evidence("version_tpot", "s", 0.028, Some(0.016), 90);
+        let failing = crate::detect::evidence("version_error_rate", "share", 0.05, Some(0.001), 90);
+        let subject = Subject { version: "2.0".into(), ..Subject::default() };
+        let titled = |evidence: &[Evidence]| title("m", Kind::Version, &subject, evidence, &[], 3_723_000);
+        let name = "m: version 2.0 is worse than the one it replaces";
+        let both = titled(&[pace.clone(), failing.clone()]);
+        assert_eq!(
+            both,
+            format!(
+                "{name}: a token takes 28 ms instead of 16 ms (1.8 ×), 5 % of requests fail instead of 0.1 % since 01:02:03 UTC"
+            )
+        );
+        assert!(titled(&[failing]).starts_with(&format!("{name}: 5 % of requests fail")));
+        assert_eq!(titled(&[]), format!("{name} since 01:02:03 UTC"));
     }
 
     /// Scenario: slow tokens with a cause. Guarantee: the title says model, how much, since when, and why.

@@ -1,26 +1,8 @@
 //! Sentences that people read, in alerts and messages alike.
 
 use chrono::{DateTime, SecondsFormat};
+use infertrace_analytics::words::{amount, number};
 use infertrace_schemas::avro::{Cause, Evidence, Insight, Recommendation};
-
-/// At most three significant digits, without trailing zeros; whole above 100.
-pub(super) fn number(value: f64) -> String {
-    if !value.is_finite() {
-        return "unknown".to_owned();
-    }
-    let size = value.abs();
-    let decimals = match size {
-        _ if size >= 100.0 || size == 0.0 => 0,
-        _ if size >= 10.0 => 1,
-        _ if size >= 1.0 => 2,
-        _ => (2.0 - size.log10().floor()).min(12.0) as usize,
-    };
-    let text = format!("{value:.decimals$}");
-    if decimals == 0 {
-        return text;
-    }
-    text.trim_end_matches('0').trim_end_matches('.').to_owned()
-}
 
 fn percent(share: f64) -> String {
     format!("{} %", number((share * 100.0).round()))
@@ -33,10 +15,10 @@ pub(super) fn time(unix_nanos: i64) -> String {
 
 /// As in `ttft_p99: 840 ms, normally 210 ms (4x), 1203 samples`.
 pub(super) fn evidence(evidence: &Evidence) -> String {
-    let unit = if evidence.unit.is_empty() { String::new() } else { format!(" {}", evidence.unit) };
-    let mut line = format!("{}: {}{unit}", evidence.metric, number(evidence.observed));
+    let unit = &evidence.unit;
+    let mut line = format!("{}: {}", evidence.metric, amount(evidence.observed, unit));
     if let Some(baseline) = evidence.baseline {
-        line.push_str(&format!(", normally {}{unit}", number(baseline)));
+        line.push_str(&format!(", normally {}", amount(baseline, unit)));
         let times = evidence.observed / baseline;
         if times.is_finite() && times >= 1.5 {
             line.push_str(&format!(" ({}x)", number(times)));

@@ -61,10 +61,10 @@ impl Session<'_> {
         for &partition in self.inputs.keys() {
             self.roller.flush_traces(partition, &mut self.partials);
             self.service.metrics.rollups.partials.inc_by(self.partials.len() as u64);
-            let timestamp = Millis(self.roller.watermark_ms(partition).unwrap_or(0));
+            let now = Millis(self.service.clock.now_unix_millis());
             let pending = &mut self.pending;
             let put = |record| pending.push(partition, record);
-            self.rollups.records(partition, &mut self.partials, None, timestamp, put);
+            self.rollups.records(partition, &mut self.partials, None, now, put);
         }
         // Where the group stands already, so that a member that lost its partitions is fenced.
         let standing = self
@@ -95,7 +95,8 @@ impl Session<'_> {
             let timestamp = Millis(self.roller.watermark_ms(partition).unwrap_or(0));
             let pending = &mut self.pending;
             let put = |record| pending.push(partition, record);
-            self.rollups.records(partition, &mut self.partials, mark.as_ref(), timestamp, put);
+            let now = Millis(self.service.clock.now_unix_millis());
+            self.rollups.records(partition, &mut self.partials, mark.as_ref(), now, put);
             // A span that is seen is counted too, so both are told in one transaction, with one state.
             if let (Some(mark), Some(writer)) = (&mark, self.sightings.get_mut(&partition)) {
                 writer
