@@ -10,7 +10,7 @@ pub mod spans;
 use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
 use infertrace_analytics::cost::{Defaults, PriceTable, Pricer};
-use infertrace_query::{Check, Config, Deps, LakeSource, build, insights::feed::TOPICS};
+use infertrace_query::{Check, Config, Deps, LakeSource, build, insights::feed::TOPICS, warm::WarmSource};
 use infertrace_runtime::telemetry::MetricsRegistry;
 use infertrace_runtime::{
     clock::{Clock, ManualClock},
@@ -37,6 +37,7 @@ pub struct Server {
 #[derive(Clone, Default)]
 pub struct Setup {
     pub log: Option<Arc<log::MemoryLog>>,
+    pub warm: Option<WarmSource>,
     pub store: Option<Arc<dyn ObjectStore>>,
     pub config: Config,
     pub not_ready: Option<String>,
@@ -54,6 +55,7 @@ impl Setup {
         let not_ready = self.not_ready.clone();
         let deps = Deps {
             log: self.log.clone().map(|log| log as Arc<dyn Log>),
+            warm: self.warm.clone(),
             lake: self.store.clone().map(|store| LakeSource { store, root: LakeRoot::new(lake::ROOT) }),
             pricer: Arc::new(Pricer::new(PriceTable::embedded().unwrap(), Defaults::default())),
             clock: Arc::new(clock.clone()) as Arc<dyn Clock>,

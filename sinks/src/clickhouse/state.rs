@@ -24,7 +24,7 @@ use infertrace_schemas::{lake::Id16, topics};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::client::Error;
+use super::error::Error;
 use crate::{
     metrics::Metrics,
     retry::{Fault, Retry, fault_of_log},
