@@ -96,11 +96,7 @@ impl WarmMetrics {
             "Statements sent to ClickHouse by outcome: answered, failed",
             metrics.queries.clone(),
         );
-        registry.register(
-            "warm_query_seconds",
-            "Time to ClickHouse's whole answer",
-            metrics.seconds.clone(),
-        );
+        registry.register("warm_query_seconds", "Time to ClickHouse's whole answer", metrics.seconds.clone());
         metrics
     }
 }

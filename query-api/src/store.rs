@@ -153,7 +153,8 @@ impl Snapshot {
         };
         let mut problems = Vec::new();
         for (&partition, range) in &held.0 {
-            let of_lake = |ends: &std::collections::BTreeMap<i32, i64>| ends.get(&partition).copied().unwrap_or(0);
+            let of_lake =
+                |ends: &std::collections::BTreeMap<i32, i64>| ends.get(&partition).copied().unwrap_or(0);
             let lake = of_lake(&self.files.starts)..of_lake(&self.files.ends);
             for missing in outside(range.clone(), &[lake, self.coverage.of(partition)]) {
                 let what = format!("partition {partition}, offsets {}..{}", missing.start, missing.end);

@@ -193,7 +193,12 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::statement`].
-    pub async fn query(&self, what: &str, sql: &str, parameters: &[(String, String)]) -> Result<Bytes, Error> {
+    pub async fn query(
+        &self,
+        what: &str,
+        sql: &str,
+        parameters: &[(String, String)],
+    ) -> Result<Bytes, Error> {
         let mut url = self.base.clone();
         if !parameters.is_empty() {
             let named = parameters.iter().map(|(name, value)| (format!("param_{name}"), value));

@@ -59,10 +59,13 @@ pub(super) async fn scan_warm(
     }
     if let Some(rows) = undecided {
         if rows.num_rows() >= MOST_UNDECIDED {
-            return Err(format!("its SQL leaves more than {MOST_UNDECIDED} rows of one step open; add filters"));
+            return Err(format!(
+                "its SQL leaves more than {MOST_UNDECIDED} rows of one step open; add filters"
+            ));
         }
         debug_assert_eq!(condition.columns()[..2], [name::TRACE_ID, name::START_TIME]);
-        let filter = filters.physical(&store.context, &rows.schema()).map_err(|error| error.strip_backtrace())?;
+        let filter =
+            filters.physical(&store.context, &rows.schema()).map_err(|error| error.strip_backtrace())?;
         let decide = async move {
             let text = |error: DataFusionError| error.strip_backtrace();
             let matches = filter.map(|filter| evaluate(&filter, &rows)).transpose().map_err(text)?;
@@ -76,7 +79,10 @@ pub(super) async fn scan_warm(
 }
 
 /// Which rows satisfy a filter.
-pub(super) fn evaluate(filter: &Arc<dyn PhysicalExpr>, batch: &RecordBatch) -> datafusion::error::Result<BooleanArray> {
+pub(super) fn evaluate(
+    filter: &Arc<dyn PhysicalExpr>,
+    batch: &RecordBatch,
+) -> datafusion::error::Result<BooleanArray> {
     let matches = filter.evaluate(batch)?.into_array(batch.num_rows())?;
     Ok(matches.as_boolean().clone())
 }

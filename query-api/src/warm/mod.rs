@@ -181,7 +181,9 @@ impl Warm {
             self.refresh(&mut *self.progress.lock().await).await;
             let away = self.known.read().away.clone();
             match (&away, was_away) {
-                (Some(reason), false) => tracing::warn!(server = self.source.client.server(), reason, "the warm tier is away"),
+                (Some(reason), false) => {
+                    tracing::warn!(server = self.source.client.server(), reason, "the warm tier is away")
+                }
                 (None, true) => tracing::info!(server = self.source.client.server(), "the warm tier is back"),
                 _ => {}
             }
@@ -267,10 +269,13 @@ impl Warm {
         let is_known = |partition: &i32| progress.first_offsets.contains_key(partition);
         let is_due = progress.offsets_read.is_none_or(|at| at.elapsed() >= OFFSETS_INTERVAL);
         // Rows that went may have been the first ones.
-        if rows < progress.rows || (rows > 0 && !ends.keys().all(is_known) && (is_due || progress.rows == 0)) {
+        if rows < progress.rows || (rows > 0 && !ends.keys().all(is_known) && (is_due || progress.rows == 0))
+        {
             let first = self.numbers("the first offsets of spans", &self.statements.first_offsets()).await?;
-            progress.first_offsets =
-                first.iter().filter_map(|row| Some((i32::try_from(*row.first()?).ok()?, *row.get(1)?))).collect();
+            progress.first_offsets = first
+                .iter()
+                .filter_map(|row| Some((i32::try_from(*row.first()?).ok()?, *row.get(1)?)))
+                .collect();
             progress.offsets_read = Some(Instant::now());
         }
         progress.rows = rows;
@@ -286,7 +291,8 @@ impl Warm {
     async fn check_schema(&self) -> Result<(), String> {
         let answer = self.text("the tables", &self.statements.schema()).await?;
         let found: BTreeSet<(&str, &str)> = answer.lines().filter_map(|line| line.split_once('\t')).collect();
-        let spans = name::ALL.iter().filter(|column| **column != name::TOKENS).map(|column| ("spans", *column));
+        let spans =
+            name::ALL.iter().filter(|column| **column != name::TOKENS).map(|column| ("spans", *column));
         let tokens = rows::token_columns().into_iter().map(|column| ("tokens", column));
         let times = [("trace_times", "trace_low"), ("trace_times", "minute")];
         let missing: Vec<String> = spans
@@ -319,7 +325,8 @@ impl Warm {
         self.present()?;
         let found = tokio::time::timeout(self.lookup_timeout, self.find(ids, held, columns)).await;
         found.unwrap_or_else(|_| {
-            Err(self.gone(format!("it did not answer a look-up within {} ms", self.lookup_timeout.as_millis())))
+            Err(self
+                .gone(format!("it did not answer a look-up within {} ms", self.lookup_timeout.as_millis())))
         })
     }
 

@@ -61,7 +61,8 @@ fn as_type(column: &str, values: &ArrayRef, wanted: &DataType) -> Result<ArrayRe
 type Key = ([u8; 8], i32, i64);
 
 fn keys(batch: &RecordBatch) -> Result<Vec<Key>, ArrowError> {
-    let wrong = |column: &str| ArrowError::SchemaError(format!("column {column} is missing or of another type"));
+    let wrong =
+        |column: &str| ArrowError::SchemaError(format!("column {column} is missing or of another type"));
     let column = |name: &str| batch.column_by_name(name).ok_or_else(|| wrong(name));
     let ids = column(name::SPAN_ID)?.as_fixed_size_binary_opt().ok_or_else(|| wrong(name::SPAN_ID))?;
     let partitions =
@@ -97,9 +98,9 @@ pub(super) fn with_tokens(
 fn struct_of(timelines: &RecordBatch) -> Result<ArrayRef, ArrowError> {
     let fields = token_fields();
     let column = |field: &Arc<arrow::datatypes::Field>| {
-        let values = timelines
-            .column_by_name(field.name())
-            .ok_or_else(|| ArrowError::SchemaError(format!("column {} of tokens is missing", field.name())))?;
+        let values = timelines.column_by_name(field.name()).ok_or_else(|| {
+            ArrowError::SchemaError(format!("column {} of tokens is missing", field.name()))
+        })?;
         as_type(field.name(), values, field.data_type())
     };
     let columns = fields.iter().map(column).collect::<Result<Vec<_>, _>>()?;
@@ -108,7 +109,8 @@ fn struct_of(timelines: &RecordBatch) -> Result<ArrayRef, ArrowError> {
 
 /// Columns to ask `tokens` for.
 pub(super) fn token_columns() -> Vec<&'static str> {
-    const TIMELINE: [&str; 6] = ["ids", "itl_micros", "attention_micros", "ffn_micros", "batch_sizes", "texts"];
+    const TIMELINE: [&str; 6] =
+        ["ids", "itl_micros", "attention_micros", "ffn_micros", "batch_sizes", "texts"];
     TOKEN_KEY.into_iter().chain(TIMELINE).collect()
 }
 

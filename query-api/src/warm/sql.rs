@@ -236,8 +236,7 @@ impl Compiler {
             let predicate = bounded(expression, self.bound);
             all.push(self.embedded(&predicate));
         }
-        self.statement.sql =
-            if all.is_empty() { "1".to_owned() } else { format!("({})", all.join(" AND ")) };
+        self.statement.sql = if all.is_empty() { "1".to_owned() } else { format!("({})", all.join(" AND ")) };
     }
 
     /// The SQL that names a parameter of this value.
@@ -297,7 +296,8 @@ impl Compiler {
             };
             // A number may be spelt otherwise.
             let is_text = value.parse::<f64>().is_err();
-            let of_value = if is_text { format!(" AND {}", stands(value, &bound_value)) } else { String::new() };
+            let of_value =
+                if is_text { format!(" AND {}", stands(value, &bound_value)) } else { String::new() };
             any.push(format!("({}{of_value})", stands(key, &bound_key)));
         }
         format!("({})", any.join(" OR "))

@@ -90,9 +90,7 @@ pub(crate) fn outside(range: Range<i64>, held: &[Range<i64>]) -> Vec<Range<i64>>
     for held in held.iter().filter(|held| !held.is_empty()) {
         left = left
             .into_iter()
-            .flat_map(|part| {
-                [part.start..part.end.min(held.start), part.start.max(held.end)..part.end]
-            })
+            .flat_map(|part| [part.start..part.end.min(held.start), part.start.max(held.end)..part.end])
             .filter(|part| !part.is_empty())
             .collect();
     }

@@ -6,6 +6,7 @@ pub mod lake;
 pub mod log;
 pub mod schema;
 pub mod spans;
+pub mod warm;
 
 use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -17,6 +18,7 @@ use infertrace_runtime::{
     log::Log,
 };
 use infertrace_schemas::{lake::LakeRoot, topics::SPANS};
+use infertrace_tests::clickhouse::ClickHouse;
 use object_store::ObjectStore;
 use serde_json::Value as Json;
 use tokio::task::JoinHandle;
@@ -29,6 +31,8 @@ pub const NOW_NS: i64 = 1_772_323_200_000_000_000;
 pub struct Server {
     pub address: SocketAddr,
     pub clock: ManualClock,
+    /// Ends with the server.
+    pub clickhouse: Option<ClickHouse>,
     stop: CancellationToken,
     task: JoinHandle<Result<(), infertrace_query::Error>>,
 }
@@ -48,6 +52,8 @@ impl Setup {
         self.config.listen = "127.0.0.1:0".parse().unwrap();
         self.config.hot.publish_interval_ms = 5;
         self.config.lake.refresh_interval_ms = 20;
+        self.config.warm.refresh_interval_ms = 100;
+        self.config.warm.lookup_timeout_ms = 10_000;
         // Small enough that a search takes several steps.
         self.config.lake.search_step_rows = 24;
         let clock = ManualClock::new(NOW_NS);
@@ -72,9 +78,16 @@ impl Setup {
         let address = service.local_addr().unwrap();
         let stop = CancellationToken::new();
         let task = tokio::spawn(service.run(stop.clone()));
-        let server = Server { address, clock, stop, task };
+        let server = Server { address, clock, clickhouse: None, stop, task };
         if let Some(log) = &self.log {
             server.has_read(log).await;
+        }
+        if self.warm.is_some() {
+            until("ClickHouse was looked at", || async {
+                let status = server.get("/api/v1/status").await.json();
+                status["tiers"]["warm"]["error"] != "it was not asked yet"
+            })
+            .await;
         }
         if self.store.is_some() {
             until("the lake is listed", || async {

@@ -153,8 +153,7 @@ impl RangePlan for TablePlan {
 
 /// What passes or waits for an operator is repeated; the rest is for the caller.
 fn fault_of(error: &Error) -> Option<Fault> {
-    matches!(error, Error::Server(_) | Error::Schema { .. })
-        .then(|| error.fault())
+    matches!(error, Error::Server(_) | Error::Schema { .. }).then(|| error.fault())
 }
 
 #[async_trait]

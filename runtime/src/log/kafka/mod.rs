@@ -301,11 +301,12 @@ fn committed_at<C: ConsumerContext>(
     let found = consumer
         .committed_offsets(to_list(&asked)?, CALL_TIMEOUT)
         .map_err(|error| unknown_or(first, &error))?;
-    let position = |at: &TopicPartition| {
-        match found.find_partition(&at.topic, at.partition as i32).map(|element| element.offset()) {
-            Some(KafkaOffset::Offset(offset)) if offset >= 0 => Some(NextOffset(offset as u64)),
-            _ => None,
-        }
+    let position = |at: &TopicPartition| match found
+        .find_partition(&at.topic, at.partition as i32)
+        .map(|element| element.offset())
+    {
+        Some(KafkaOffset::Offset(offset)) if offset >= 0 => Some(NextOffset(offset as u64)),
+        _ => None,
     };
     Ok(places.iter().map(position).collect())
 }
