@@ -380,9 +380,9 @@ async fn another_schema_is_named() {
     .await;
     is_back(&server).await;
     assert_eq!(server.get(&path).await.json(), before);
-    alter("MODIFY COLUMN queue_depth Array(String) DEFAULT []").await;
+    alter("MODIFY COLUMN queue_wait_ms Nullable(String)").await;
     let found = server.get(&path).await.json();
-    assert!(found["warnings"].to_string().contains("column queue_depth is"), "{}", found["warnings"]);
+    assert!(found["warnings"].to_string().contains("column queue_wait_ms is"), "{}", found["warnings"]);
     assert_eq!(found["span_count"], before["span_count"]);
     server.stop().await;
 }
