@@ -1,17 +1,18 @@
 //! The warm tier: spans of the last days in ClickHouse, as the sink put them there.
 //!
-//! [`state`] is what it holds, by offsets and days; [`sql`] says what to ask, [`rows`] makes columns of answers. The
+//! [`state`] is what it holds, by offsets and days, as [`look`] finds it; [`sql`] says what to ask, [`rows`] makes columns of answers. The
 //! sink and this reader share tables and, in the log, the position of the sink's group; neither knows the other.
 //!
 //! Invariants: a server that is away is asked by [`Warm::follow`] alone, so it costs no request more than one time-out,
 //! and is back within a second of its return; what it held meanwhile is named in answers unless other tiers hold it.
 
+mod look;
 mod rows;
 pub(crate) mod sql;
 pub(crate) mod state;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -27,18 +28,16 @@ use infertrace_runtime::{
     clock::Clock,
     log::Log,
 };
-use infertrace_schemas::{
-    columns::{conform, name},
-    topics,
-};
+use infertrace_schemas::columns::{conform, name};
 use parking_lot::RwLock;
 use serde_json::{Value as Json, json};
 use tokio::{runtime::Handle, sync::Mutex};
 use tokio_util::sync::CancellationToken;
 
 use self::{
+    look::Progress,
     sql::{Condition, Span, Statement, Statements},
-    state::{Day, WarmState},
+    state::WarmState,
 };
 use crate::{
     config::WarmConfig,
@@ -49,9 +48,6 @@ use crate::{
 
 /// How often a server that is away is asked whether it is back.
 const AWAY_INTERVAL: Duration = Duration::from_millis(500);
-/// First offsets are looked for again no sooner: that reads two columns of the whole table.
-const OFFSETS_INTERVAL: Duration = Duration::from_secs(60);
-
 /// The ClickHouse to read, which the sink fills.
 #[derive(Clone, Debug)]
 pub struct WarmSource {
@@ -74,14 +70,6 @@ struct Known {
     /// Why it is not asked; `None` when it answers.
     away: Option<String>,
     was_asked: bool,
-}
-
-/// What is remembered between two looks.
-#[derive(Default)]
-struct Progress {
-    first_offsets: BTreeMap<i32, i64>,
-    offsets_read: Option<Instant>,
-    rows: u64,
 }
 
 /// The reader of the warm tier.
@@ -211,105 +199,6 @@ impl Warm {
 
     fn is_away(&self) -> bool {
         self.known.read().away.is_some()
-    }
-
-    /// Looks at what the sink inserted and what the tables hold; a failure is kept as the reason.
-    async fn refresh(&self, progress: &mut Progress) {
-        // Before the tables: rows of these offsets are there when the tables are looked at.
-        let ends = self.inserted_ends().await;
-        let looking = self.look(progress, ends.clone().unwrap_or_default());
-        let looked = tokio::time::timeout(self.lookup_timeout, looking).await;
-        let late = || Err(format!("it did not answer within {} ms", self.lookup_timeout.as_millis()));
-        let looked = looked.unwrap_or_else(|_| late());
-        self.metrics.available.set(i64::from(looked.is_ok()));
-        let mut known = self.known.write();
-        let first = |partition| progress.first_offsets.get(&partition).copied().unwrap_or(0);
-        known.inserted = ends.as_ref().map(|ends| covered(ends, first));
-        known.was_asked = true;
-        match looked {
-            Ok(state) => {
-                known.state = Arc::new(state);
-                known.away = None;
-            }
-            Err(reason) => known.away = Some(reason),
-        }
-    }
-
-    /// Where the sink goes on in each partition; nothing is relied on where that is not known.
-    async fn inserted_ends(&self) -> Option<BTreeMap<i32, i64>> {
-        let log = self.log.as_ref()?;
-        match log.committed_in(&self.source.group, topics::SPANS).await {
-            Ok(ends) => {
-                let numbered = (0..).zip(ends);
-                Some(numbered.filter_map(|(partition, end)| Some((partition, end?.0 as i64))).collect())
-            }
-            Err(error) => {
-                tracing::warn!(%error, group = self.source.group, "where the ClickHouse sink stands is not known");
-                None
-            }
-        }
-    }
-
-    async fn look(&self, progress: &mut Progress, ends: BTreeMap<i32, i64>) -> Result<WarmState, String> {
-        self.check_schema().await?;
-        let days = self.numbers("the days of spans", &self.statements.days()).await?;
-        let days: Vec<Day> = days
-            .iter()
-            .filter_map(|row| {
-                let [first_ns, last_ns, rows] = row[..] else { return None };
-                Some(Day { first_ns, last_ns, rows: rows.max(0).unsigned_abs() })
-            })
-            .collect();
-        let mut state = WarmState {
-            days,
-            kept_from: WarmState::kept_from(self.clock.now_unix_nanos(), self.source.ttl_days),
-            coverage: Coverage::default(),
-        };
-        let rows = state.rows();
-        let is_known = |partition: &i32| progress.first_offsets.contains_key(partition);
-        let is_due = progress.offsets_read.is_none_or(|at| at.elapsed() >= OFFSETS_INTERVAL);
-        // Rows that went may have been the first ones.
-        if rows < progress.rows || (rows > 0 && !ends.keys().all(is_known) && (is_due || progress.rows == 0))
-        {
-            let first = self.numbers("the first offsets of spans", &self.statements.first_offsets()).await?;
-            progress.first_offsets = first
-                .iter()
-                .filter_map(|row| Some((i32::try_from(*row.first()?).ok()?, *row.get(1)?)))
-                .collect();
-            progress.offsets_read = Some(Instant::now());
-        }
-        progress.rows = rows;
-        if rows > 0 {
-            state.coverage = covered(&ends, |partition| {
-                progress.first_offsets.get(&partition).copied().unwrap_or(i64::MAX)
-            });
-        }
-        Ok(state)
-    }
-
-    /// Looks that every column is there that is asked for.
-    async fn check_schema(&self) -> Result<(), String> {
-        let answer = self.text("the tables", &self.statements.schema()).await?;
-        let found: BTreeSet<(&str, &str)> = answer.lines().filter_map(|line| line.split_once('\t')).collect();
-        let spans =
-            name::ALL.iter().filter(|column| **column != name::TOKENS).map(|column| ("spans", *column));
-        let tokens = rows::token_columns().into_iter().map(|column| ("tokens", column));
-        let times = [("trace_times", "trace_low"), ("trace_times", "minute")];
-        let missing: Vec<String> = spans
-            .chain(tokens)
-            .chain(times)
-            .filter(|column| !found.contains(column))
-            .map(|(table, column)| format!("{table}.{column}"))
-            .collect();
-        if missing.is_empty() {
-            return Ok(());
-        }
-        let shown = missing.iter().take(4).cloned().collect::<Vec<_>>().join(", ");
-        let more = if missing.len() > 4 { format!(" and {} more", missing.len() - 4) } else { String::new() };
-        Err(format!(
-            "database {} has no {shown}{more}: run `infertrace clickhouse migrate`, and see that the user may SELECT there",
-            self.source.database
-        ))
     }
 
     /// The rows of `ids`, except those in `held`, with all columns or those named.
@@ -444,12 +333,6 @@ pub(crate) struct Away {
     pub(crate) reason: String,
     /// Offsets whose spans are there; `None` where that is not known.
     pub(crate) held: Option<Coverage>,
-}
-
-/// What lies between the first offsets and the ends.
-fn covered(ends: &BTreeMap<i32, i64>, first: impl Fn(i32) -> i64) -> Coverage {
-    let range = |(&partition, &end): (&i32, &i64)| (partition, first(partition).min(end)..end);
-    Coverage(ends.iter().map(range).filter(|(_, range)| !range.is_empty()).collect())
 }
 
 /// The rows whose offset lies outside of what the hot tier holds.

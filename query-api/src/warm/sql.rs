@@ -173,11 +173,12 @@ impl Statements {
         Statement { sql, parameters: Vec::new() }
     }
 
-    /// The first offset of each partition.
-    pub(crate) fn first_offsets(&self) -> Statement {
+    /// The first offset of each partition, of all rows or of those in a range.
+    pub(crate) fn first_offsets(&self, within: Option<Span>) -> Statement {
         let sql = format!(
-            "SELECT _partition, min(_offset) FROM `{}`.spans GROUP BY _partition FORMAT TabSeparated",
-            self.database
+            "SELECT _partition, min(_offset) FROM `{}`.spans WHERE {} GROUP BY _partition FORMAT TabSeparated",
+            self.database,
+            within.map_or_else(|| "1".to_owned(), range)
         );
         Statement { sql, parameters: Vec::new() }
     }
