@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use infertrace_runtime::{
+    clickhouse::{Access, Client},
     config::{self, ConfigError},
     log::{embedded, kafka},
     telemetry::LogFormat,
@@ -95,7 +96,40 @@ impl Config {
         config.stitching.check().map_err(|error| ConfigError::Invalid(format!("stitching: {error}")))?;
         config.delivery.check().map_err(|error| ConfigError::Invalid(format!("delivery: {error}")))?;
         config.sink.validate().map_err(|error| ConfigError::Invalid(format!("sink: {error}")))?;
+        config.query.warm.validate().map_err(|error| ConfigError::Invalid(format!("query.warm: {error}")))?;
         Ok(config)
+    }
+
+    /// The ClickHouse that the API reads: the sink's, with what `query.warm` says otherwise.
+    ///
+    /// # Errors
+    /// A sentence that names the setting.
+    pub(crate) fn warm(&self) -> Result<Option<infertrace_query::warm::WarmSource>, String> {
+        let (sink, reader) = (&self.sink.clickhouse, &self.query.warm);
+        if !(sink.is_used() && reader.enabled) {
+            return Ok(None);
+        }
+        let mut settings = sink.clone();
+        if !reader.url.is_empty() {
+            settings.url.clone_from(&reader.url);
+        }
+        if !reader.user.is_empty() {
+            settings.user.clone_from(&reader.user);
+            settings.password = reader.password.clone();
+            settings.password_file.clone_from(&reader.password_file);
+        }
+        let access = Access {
+            connect_timeout_ms: reader.connect_timeout_ms,
+            request_timeout_ms: reader.scan_timeout_ms,
+            max_answer_bytes: reader.max_answer_bytes,
+            ..settings.access()?
+        };
+        Ok(Some(infertrace_query::warm::WarmSource {
+            client: Client::new(&access)?,
+            database: sink.database.clone(),
+            group: sink.group.clone(),
+            ttl_days: sink.ttl_days,
+        }))
     }
 
     /// The lake's URL or folder.
@@ -118,6 +152,26 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Scenario: a ClickHouse of the sink alone, with a reader of its own, switched off, and none. Guarantee: the API reads the
+    /// sink's database, as whoever it is told to be, and nothing where there is nothing to read.
+    #[test]
+    fn the_api_reads_what_the_sink_fills() {
+        let mut config = Config::default();
+        assert!(config.warm().expect("no mistake").is_none());
+        config.sink.clickhouse.url = "http://ch:8123".into();
+        config.sink.clickhouse.database = "spans".into();
+        let source = config.warm().expect("good").expect("one");
+        assert_eq!((source.client.server(), source.database.as_str()), ("ch:8123", "spans"));
+        config.query.warm.url = "http://replica:8123".into();
+        config.query.warm.user = "reader".into();
+        config.query.warm.password_file = "/nowhere/secret".into();
+        assert!(config.warm().expect_err("no file").contains("/nowhere/secret"));
+        config.query.warm.password_file.clear();
+        assert_eq!(config.warm().expect("good").expect("one").client.server(), "replica:8123");
+        config.query.warm.enabled = false;
+        assert!(config.warm().expect("no mistake").is_none());
+    }
 
     /// Scenario: the documented defaults. Guarantee: they name every key that exists, no other, with the value it has.
     #[test]

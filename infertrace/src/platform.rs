@@ -122,7 +122,9 @@ impl Platform {
             format!("embedded log in {}", config.data_dir.join("log").display())
         };
         let lake = config.lake();
-        let warm = config.sink.clickhouse.url.clone();
+        let warm_source = config.warm().map_err(|error| anyhow::anyhow!("query.warm: {error}"))?;
+        let reads_warm = roles.api && warm_source.is_some();
+        let warm = if reads_warm || roles.sink { config.sink.clickhouse.url.clone() } else { String::new() };
         let backend = Backend::open(&config).with_context(|| format!("opening the {log_name}"))?;
         let log = backend.log();
         create_topics(log.as_ref(), &config)
@@ -199,6 +201,7 @@ impl Platform {
             let lake = infertrace_query::LakeSource { store, root: LakeRoot::new(prefix.as_ref()) };
             let deps = infertrace_query::Deps {
                 log: Some(log.clone()),
+                warm: warm_source,
                 lake: Some(lake),
                 pricer,
                 clock,
@@ -244,7 +247,7 @@ impl Platform {
         if self.sink.is_some() || self.api.is_some() {
             lines.push(format!("lake     {}", self.lake));
         }
-        if self.clickhouse.is_some() {
+        if !self.warm.is_empty() {
             lines.push(format!("warm     ClickHouse at {}", self.warm));
         }
         if let Some(gateway) = &self.gateway {

@@ -438,6 +438,7 @@ async fn main() {
     let log: Arc<dyn Log> = Arc::new(SharedLog(Arc::new(log)));
     let deps = Deps {
         log: Some(Arc::clone(&log)),
+        warm: None,
         lake: Some(LakeSource { store, root: LakeRoot::new(common::lake::ROOT) }),
         pricer: Arc::new(Pricer::new(PriceTable::embedded().unwrap(), Defaults::default())),
         clock: Arc::new(SystemClock),

@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
+use infertrace_runtime::clickhouse::Password;
 use serde::{Deserialize, Serialize};
 
 /// Configuration of the query API.
@@ -12,6 +13,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// The last minutes, in memory.
     pub hot: HotConfig,
+    /// ClickHouse, where the sink fills one.
+    pub warm: WarmConfig,
     /// The Parquet lake.
     pub lake: LakeConfig,
     /// Insights, baselines and rollups, in memory.
@@ -25,6 +28,7 @@ impl Default for Config {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
             hot: HotConfig::default(),
+            warm: WarmConfig::default(),
             lake: LakeConfig::default(),
             insights: InsightsConfig::default(),
             limits: Limits::default(),
@@ -64,6 +68,74 @@ impl Default for HotConfig {
             poll_max_bytes: 1 << 20,
             dedup_batches: infertrace_schemas::dedup::DEFAULT_BATCHES,
         }
+    }
+}
+
+/// The ClickHouse that the sink fills, as the API reads it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WarmConfig {
+    /// Whether it is read at all.
+    pub enabled: bool,
+    /// HTTP interface; empty takes the sink's.
+    pub url: String,
+    /// User, who needs SELECT only; empty takes the sink's with its password.
+    pub user: String,
+    /// Password of `user`; better in a file.
+    pub password: Password,
+    /// File with the password; read at the start.
+    pub password_file: String,
+    /// How long a connection may take to open.
+    pub connect_timeout_ms: u64,
+    /// How long a look-up of traces may take; past it the other tiers answer.
+    pub lookup_timeout_ms: u64,
+    /// How long one step of a search may take; past it the other tiers are searched.
+    pub scan_timeout_ms: u64,
+    /// How often it is looked what the sink inserted and which days there are.
+    pub refresh_interval_ms: u64,
+    /// Bytes of one answer that are read; a larger one counts as a failure.
+    pub max_answer_bytes: usize,
+}
+
+impl Default for WarmConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            url: String::new(),
+            user: String::new(),
+            password: Password::default(),
+            password_file: String::new(),
+            connect_timeout_ms: 500,
+            lookup_timeout_ms: 2_000,
+            scan_timeout_ms: 4_000,
+            refresh_interval_ms: 5_000,
+            max_answer_bytes: 256 << 20,
+        }
+    }
+}
+
+impl WarmConfig {
+    /// Checks what the types cannot.
+    ///
+    /// # Errors
+    /// A sentence that names the field.
+    pub fn validate(&self) -> Result<(), String> {
+        let times = [
+            ("connect_timeout_ms", self.connect_timeout_ms),
+            ("lookup_timeout_ms", self.lookup_timeout_ms),
+            ("scan_timeout_ms", self.scan_timeout_ms),
+            ("refresh_interval_ms", self.refresh_interval_ms),
+        ];
+        if let Some((name, value)) = times.iter().find(|(_, value)| !(1..=3_600_000).contains(value)) {
+            return Err(format!("{name} is {value}, it must be 1 to 3600000"));
+        }
+        if !self.password.0.is_empty() && !self.password_file.is_empty() {
+            return Err("set password or password_file, not both".to_owned());
+        }
+        if self.user.is_empty() && !(self.password.0.is_empty() && self.password_file.is_empty()) {
+            return Err("a password needs a user beside it; without one the sink's user is taken".to_owned());
+        }
+        Ok(())
     }
 }
 

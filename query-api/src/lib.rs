@@ -1,8 +1,8 @@
-//! The query API: one answer from the hot tier and the lake, over HTTP, with the UI.
+//! The query API: one answer from the hot tier, ClickHouse and the lake, over HTTP, with the UI.
 //!
-//! [`hot`] keeps the last minutes in memory, [`lake`] reads Parquet, [`store`] makes one of both, [`search`] and
+//! [`hot`] keeps the last minutes in memory, [`warm`] asks ClickHouse, [`lake`] reads Parquet, [`store`] makes one of all, [`search`] and
 //! [`trace`] find and render, [`insights`] holds what the processors concluded, `http` serves. Neighbours: `schemas` (columns, lake, analysis) and `runtime` (log,
-//! clock); the sinks that write the lake are met only through its files. Invariants: a span is answered once;
+//! clock); the sinks are met only through what they write: the lake's files, ClickHouse's tables, a position in the log. Invariants: a span is answered once;
 //! what could not be read is named in the answer; nothing is unbounded.
 
 pub mod config;
@@ -14,6 +14,7 @@ pub mod metrics;
 pub mod search;
 pub mod store;
 pub mod trace;
+pub mod warm;
 
 use std::{net::SocketAddr, num::NonZero, sync::Arc, time::Duration};
 
@@ -35,8 +36,9 @@ use crate::{
     http::{App, Tail},
     insights::Insights,
     lake::catalog::CatalogState,
-    metrics::{HotMetrics, HttpMetrics, InsightMetrics, LakeMetrics},
+    metrics::{HotMetrics, HttpMetrics, InsightMetrics, LakeMetrics, WarmMetrics},
     store::{Lake, Store},
+    warm::{Warm, WarmSource},
 };
 
 /// One thing that readiness depends on.
@@ -77,9 +79,11 @@ pub struct LakeSource {
 
 /// What the service needs from outside.
 pub struct Deps<'a> {
-    /// The log, for the hot tier and the insights; without one only the lake is read.
+    /// The log, for the hot tier and the insights; without one the others are read.
     pub log: Option<Arc<dyn Log>>,
-    /// The lake; without one only the hot tier is read.
+    /// The ClickHouse that the sink fills.
+    pub warm: Option<WarmSource>,
+    /// The lake; without one the others are read.
     pub lake: Option<LakeSource>,
     /// Prices, which are the processors' where costs should be the same.
     pub pricer: Arc<Pricer>,
@@ -176,6 +180,10 @@ pub async fn build(config: Config, deps: Deps<'_>) -> Result<Service, BuildError
     }
     let context = lake::table::session(threads, deps.lake.as_ref().map(|lake| Arc::clone(&lake.store)))?;
     let handle = scans.handle().clone();
+    let warm = deps.warm.map(|source| {
+        let (log, clock) = (log.clone(), Arc::clone(&deps.clock));
+        Warm::new(source, &config.warm, log, clock, handle.clone(), WarmMetrics::register(deps.metrics))
+    });
     let lake =
         deps.lake.map(|lake| Lake::new(lake.store, lake.root, &config.lake, handle.clone(), lake_metrics));
     let limits = &config.limits;
@@ -184,7 +192,7 @@ pub async fn build(config: Config, deps: Deps<'_>) -> Result<Service, BuildError
         searches: Semaphore::new(limits.max_concurrent_searches),
         streams: Arc::new(Semaphore::new(limits.max_streams)),
         log,
-        store: Store { hot, lake, context, scans: handle },
+        store: Store { hot, warm, lake, context, scans: handle },
         insights,
         pricer: Arc::clone(&deps.pricer),
         clock: deps.clock,
@@ -222,6 +230,15 @@ impl Service {
         if let Some(hot) = app.store.hot.clone() {
             let (tail, stop) = (Arc::clone(&app), stop.clone());
             tasks.spawn(async move { tail.tail.run(hot, stop).await });
+        }
+        if app.store.warm.is_some() {
+            let (follower, stop) = (Arc::clone(&app), stop.clone());
+            tasks.spawn(async move {
+                let interval = Duration::from_millis(follower.config.warm.refresh_interval_ms.max(10));
+                if let Some(warm) = &follower.store.warm {
+                    warm.follow(interval, &stop).await;
+                }
+            });
         }
         if app.store.lake.is_some() {
             tasks.spawn(follow_lake(Arc::clone(&app), stop.clone()));

@@ -70,6 +70,37 @@ impl InsightMetrics {
     }
 }
 
+/// Figures of the warm tier's reader.
+#[derive(Clone, Debug)]
+pub struct WarmMetrics {
+    pub(crate) available: Gauge,
+    pub(crate) queries: Family<Label<&'static str>, Counter>,
+    pub(crate) seconds: Histogram,
+}
+
+impl WarmMetrics {
+    /// Registers them.
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            available: Gauge::default(),
+            queries: Family::default(),
+            seconds: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
+        };
+        registry.register(
+            "warm_available",
+            "Whether ClickHouse answers the query API, 0 or 1",
+            metrics.available.clone(),
+        );
+        registry.register(
+            "warm_queries",
+            "Statements sent to ClickHouse by outcome: answered, failed",
+            metrics.queries.clone(),
+        );
+        registry.register("warm_query_seconds", "Time to ClickHouse's whole answer", metrics.seconds.clone());
+        metrics
+    }
+}
+
 /// Figures of the lake's reader.
 #[derive(Clone, Debug, Default)]
 pub struct LakeMetrics {

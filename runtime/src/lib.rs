@@ -1,5 +1,6 @@
 //! Plumbing without spans: the log, configuration, telemetry, clock and shutdown.
 
+pub mod clickhouse;
 pub mod clock;
 pub mod config;
 pub mod http;

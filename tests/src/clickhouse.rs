@@ -22,12 +22,18 @@ pub struct ClickHouse {
 }
 
 impl ClickHouse {
+    /// Whether there is one to start.
+    #[must_use]
+    pub fn is_installed() -> bool {
+        server().is_some() || folder().join("installed").is_file()
+    }
+
     /// Starts an empty one; `None`, said on standard error, where neither is installed.
     ///
     /// # Errors
     /// When it does not come up.
     pub fn start() -> anyhow::Result<Option<Self>> {
-        if server().is_none() && !folder().join("installed").is_file() {
+        if !Self::is_installed() {
             eprintln!(
                 "SKIPPED: no `clickhouse` on PATH and no chDB in {}: run `cargo xtask setup`",
                 folder().display()

@@ -2,7 +2,7 @@
 //!
 //! Invariants: text, numbers and keys of a query are parameters (`{p0:String}`), never SQL; the predicate holds for
 //! the rows that [`crate::evaluate`] says, where `NULL` counts as false as `WHERE` has it. What can be pruned by a key
-//! or an index stands as a plain comparison of a column.
+//! or an index stands as a plain comparison of a column. [`bounded`] makes do with what rows can answer.
 
 mod json;
 
@@ -101,6 +101,40 @@ pub fn predicate(query: &Query) -> Result<Predicate, Unsupported> {
     let mut compiler = Compiler::default();
     let sql = compiler.expression(&expression)?;
     Ok(Predicate { sql, parameters: compiler.parameters })
+}
+
+/// Which rows a predicate may find where rows of `spans` cannot answer a part of the condition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bound {
+    /// Only rows that satisfy the condition, whatever that part says.
+    Certain,
+    /// All rows that may satisfy it.
+    Possible,
+}
+
+/// A condition on one span as a predicate; it is the condition itself where both bounds give the same.
+#[must_use]
+pub fn bounded(expression: &Expr, bound: Bound) -> Predicate {
+    let answerable = answerable(expression, bound == Bound::Possible).normalised();
+    let mut compiler = Compiler::default();
+    let sql = compiler.expression(&answerable).expect("what rows cannot answer was replaced");
+    Predicate { sql, parameters: compiler.parameters }
+}
+
+/// The condition with what rows cannot answer taken to hold or not, and the other way round where it is negated.
+fn answerable(expression: &Expr, holds: bool) -> Expr {
+    match expression {
+        Expr::Compare(comparison) if Compiler::default().comparison(comparison).is_err() => {
+            Expr::Constant(holds)
+        }
+        Expr::Constant(_) | Expr::Compare(_) => expression.clone(),
+        Expr::Not(inner) => Expr::Not(Box::new(answerable(inner, !holds))),
+        Expr::Binary { connective, left, right } => Expr::Binary {
+            connective: *connective,
+            left: Box::new(answerable(left, holds)),
+            right: Box::new(answerable(right, holds)),
+        },
+    }
 }
 
 fn unsupported(what: impl Into<String>) -> Unsupported {

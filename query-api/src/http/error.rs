@@ -45,8 +45,11 @@ impl ApiError {
 
     /// 404: no such trace.
     pub(crate) fn no_trace(trace_id: &str, unread: &[Problem]) -> Self {
-        let detail =
-            format!("no span of trace {trace_id} is in any tier; it may be late, expired or never sent");
+        let detail = if unread.is_empty() {
+            format!("no span of trace {trace_id} is in any tier; it may be late, expired or never sent")
+        } else {
+            format!("no span of trace {trace_id} is in what could be read; see `partial` for what could not")
+        };
         let error = Self::new(StatusCode::NOT_FOUND, "trace_not_found", "Trace not found", detail);
         Self { partial: unread.to_vec(), ..error }
     }

@@ -50,6 +50,15 @@ fn own_checks(app: &App) -> Vec<Check> {
     if let Some(error) = app.insights.feed_error() {
         checks.push(Check { name: "insights".to_owned(), ok: false, required: false, detail: Some(error) });
     }
+    if let Some(warm) = &app.store.warm {
+        let error = warm.away();
+        checks.push(Check {
+            name: "warm tier".to_owned(),
+            ok: error.is_none(),
+            required: false,
+            detail: error,
+        });
+    }
     if let Some(lake) = &app.store.lake {
         let error = lake.catalog.last_error();
         checks.push(Check { name: "lake".to_owned(), ok: error.is_none(), required: false, detail: error });
@@ -77,6 +86,9 @@ pub(super) async fn status(
     let mut tiers = Map::new();
     if let Some(hot) = &app.store.hot {
         tiers.insert("hot".to_owned(), json!(hot.status()));
+    }
+    if let Some(warm) = &app.store.warm {
+        tiers.insert("warm".to_owned(), warm.status());
     }
     if let Some(lake) = &app.store.lake {
         let state = lake.catalog.state();

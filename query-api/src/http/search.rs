@@ -40,6 +40,7 @@ pub(super) async fn search(
     }
     let next = page.next.map(|next| next.encode(fingerprint));
     let mut warnings = render::warnings(&page.problems);
+    warnings.extend(page.warnings);
     if page.truncated {
         warnings.push(
             "the search ran out of time before it saw everything; follow next_cursor or narrow it".to_owned(),

@@ -12,8 +12,11 @@ use super::{App, error::ApiError, insights, params, respond};
 use crate::{
     hot::TraceId,
     lake::Problem,
-    store::Part,
-    trace::{assemble, render},
+    store::{Found, Part},
+    trace::{
+        assemble,
+        render::{self, Lacks},
+    },
 };
 
 /// Larger traces are put together on a thread that may block.
@@ -39,17 +42,19 @@ pub(super) async fn trace(
         Some(_) => return Err(ApiError::bad_parameter("format", "expected json or otlp")),
     };
     let snapshot = app.store.snapshot().await;
-    let (parts, problems) = app.store.rows(&snapshot, &[id], &None).await;
+    let Found { parts, problems, warnings } = app.store.rows(&snapshot, &[id], &None).await;
     let problems: Vec<Problem> = snapshot.problems.into_iter().chain(problems).collect();
+    let warnings: Vec<String> = snapshot.warnings.into_iter().chain(warnings).collect();
+    let lacks = Lacks { problems, warnings };
     if parts.is_empty() {
-        return Err(ApiError::no_trace(&hex::encode(id), &problems));
+        return Err(ApiError::no_trace(&hex::encode(id), &lacks.problems));
     }
     let spans: usize = parts.iter().map(|part| part.rows.rows.len()).sum();
     let body = if spans <= SPANS_INLINE {
-        render(&app, id, &parts, &problems, format)?
+        render(&app, id, &parts, &lacks, format)?
     } else {
         let app = Arc::clone(&app);
-        let work = move || render(&app, id, &parts, &problems, format);
+        let work = move || render(&app, id, &parts, &lacks, format);
         tokio::task::spawn_blocking(work).await.map_err(|error| ApiError::internal(&error))??
     };
     Ok(respond::json(&headers, body, app.config.limits.max_response_bytes).await)
@@ -59,7 +64,7 @@ fn render(
     app: &App,
     id: TraceId,
     parts: &[Part],
-    problems: &[Problem],
+    lacks: &Lacks,
     format: Format,
 ) -> Result<Vec<u8>, ApiError> {
     let most_spans = app.config.limits.max_spans_per_trace;
@@ -67,7 +72,7 @@ fn render(
     let body = match format {
         Format::Api => {
             let about = insights::about_trace(&app.insights, &id, &trace);
-            render::trace(&id, &trace, parts, problems, &app.pricer, about)
+            render::trace(&id, &trace, parts, lacks, &app.pricer, about)
         }
         Format::Otlp => render::otlp(&trace, parts),
     };

@@ -27,6 +27,8 @@ const NAMED_PROBLEMS: usize = 32;
 pub struct CatalogState {
     /// Files, latest span first.
     pub files: Vec<Arc<LakeFile>>,
+    /// Where each partition's manifests begin.
+    pub starts: BTreeMap<i32, i64>,
     /// Where each partition's gapless manifests end.
     pub ends: BTreeMap<i32, i64>,
     /// Damaged manifests and gaps.
@@ -185,6 +187,7 @@ impl Catalog {
         }
         for (&partition, ranges) in &progress.ranges {
             let mut end = ranges.keys().next().copied().unwrap_or(0);
+            state.starts.insert(partition, end);
             for (&start, range) in ranges {
                 if start > end {
                     // A damaged manifest explains its own gap.

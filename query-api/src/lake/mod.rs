@@ -31,7 +31,7 @@ pub struct LakeFile {
 /// Something that could not be read; part of every answer it may touch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Problem {
-    /// Tier: `hot` or `cold`.
+    /// Tier: `hot`, `warm` or `cold`.
     pub tier: &'static str,
     /// File, or range of offsets.
     pub what: String,
@@ -43,6 +43,11 @@ impl Problem {
     /// Trouble with one file or range of the lake.
     pub(crate) fn lake(what: impl Into<String>, detail: impl Into<String>) -> Self {
         Self { tier: "cold", what: what.into(), detail: detail.into() }
+    }
+
+    /// Trouble with the warm tier.
+    pub(crate) fn warm(what: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self { tier: "warm", what: what.into(), detail: detail.into() }
     }
 
     /// Trouble with the hot tier.

@@ -1,7 +1,7 @@
 //! Finds the ids of a page of traces.
 //!
-//! Candidates come from scans of two columns, newest files first, and end when enough of them are certain:
-//! a candidate is certain once no file that was not scanned can hold an earlier matching span. Each is then
+//! Candidates come from scans of two columns, newest spans first, and end when enough of them are certain:
+//! a candidate is certain once no file or slice of time that was not scanned can hold an earlier matching span. Each is then
 //! read whole, and dropped when an earlier span of it matches after all: it has its place further down.
 //!
 //! Invariants: a page is strictly below its cursor; a trace that stays unchanged is on exactly one page; what
@@ -13,36 +13,29 @@ use std::{
     time::Duration,
 };
 
-use ahash::RandomState;
 use arrow::{
     array::{Array, AsArray, BooleanArray},
-    datatypes::{DataType, TimeUnit, TimestampNanosecondType},
+    datatypes::TimestampNanosecondType,
     record_batch::RecordBatch,
 };
-use datafusion::{
-    error::{DataFusionError, Result},
-    physical_expr::PhysicalExpr,
-    prelude::SessionContext,
-};
-use futures::StreamExt;
-use hashbrown::HashMap;
+use datafusion::error::{DataFusionError, Result};
 use infertrace_schemas::columns::name;
-use tokio::{runtime::Handle, time::Instant};
+use tokio::time::Instant;
 
-use super::{Cursor, SpanFilters, TraceQuery};
+use super::{
+    Cursor, SpanFilters, TraceQuery,
+    candidates::{Candidates, MOST_CANDIDATES, evaluate, scan, scan_warm},
+};
 use crate::{
     hot::{HotBatch, TraceId},
-    lake::{LakeFile, Problem, contained, table::SpansTable},
+    lake::{LakeFile, Problem, table::SpansTable},
     store::{Lake, Part, Snapshot, Store},
     trace::{Assembled, MissingColumn, SUMMARY_COLUMNS, assemble},
+    warm::sql::{Condition, Span},
 };
 
-/// Candidates kept at most.
-const MOST_CANDIDATES: usize = 4_000_000;
 /// Candidates read whole at once.
 const VERIFY_AT_ONCE: usize = 64;
-
-type Candidates = HashMap<TraceId, i64, RandomState>;
 
 /// A page asked for.
 #[derive(Clone, Debug)]
@@ -85,6 +78,8 @@ pub struct Page {
     pub truncated: bool,
     /// What could not be read.
     pub problems: Vec<Problem>,
+    /// What failed without a span being missed.
+    pub warnings: Vec<String>,
 }
 
 /// Finds a page of traces.
@@ -97,7 +92,11 @@ pub async fn find(store: &Store, request: &PageRequest) -> Result<Page> {
         store,
         request,
         deadline: Instant::now() + request.budget,
-        page: Page { problems: snapshot.problems.clone(), ..Page::default() },
+        page: Page {
+            problems: snapshot.problems.clone(),
+            warnings: snapshot.warnings.clone(),
+            ..Page::default()
+        },
         candidates: Candidates::default(),
         decided: BTreeSet::new(),
         stopped_at: None,
@@ -120,16 +119,25 @@ struct Search<'a> {
     stopped_at: Option<Cursor>,
 }
 
-/// What one scan reads: a batch in memory or a file.
+/// What one scan reads: a batch in memory, a slice of time in ClickHouse or a file.
 enum Unit {
     Batch(HotBatch),
+    Slice { within: Span, rows: u64 },
     File(Arc<LakeFile>),
+}
+
+/// Whether a step was scanned whole.
+enum Scanned {
+    Whole,
+    /// The warm tier failed: its share lies in other tiers, which are to be scanned from the newest on.
+    WithoutWarm,
 }
 
 impl Unit {
     fn latest_start_ns(&self) -> i64 {
         match self {
             Self::Batch(batch) => batch.max_start_ns,
+            Self::Slice { within, .. } => within.to_ns.saturating_sub(1),
             Self::File(file) => file.data.max_start_ns,
         }
     }
@@ -137,6 +145,7 @@ impl Unit {
     fn rows(&self) -> u64 {
         match self {
             Self::Batch(batch) => batch.batch.num_rows() as u64,
+            Self::Slice { rows, .. } => *rows,
             Self::File(file) => file.data.rows,
         }
     }
@@ -144,14 +153,14 @@ impl Unit {
 
 impl Search<'_> {
     async fn run(&mut self) -> Result<()> {
-        let units = self.units().await;
-        let mut rest = units.as_slice();
+        let mut units = self.units().await;
+        let mut done = 0;
         let mut step_rows = self.request.step_rows.max(1);
         // Everything that starts at or after this was scanned.
         let mut scanned_from = i64::MAX;
         loop {
             let mut rows = 0;
-            let taken = rest
+            let taken = units[done..]
                 .iter()
                 .take_while(|unit| {
                     let more = rows < step_rows;
@@ -159,19 +168,23 @@ impl Search<'_> {
                     more
                 })
                 .count();
-            let (step, later) = rest.split_at(taken);
-            match tokio::time::timeout_at(self.deadline, self.scan(step)).await {
-                Ok(scanned) => scanned?,
+            match tokio::time::timeout_at(self.deadline, self.scan(&units[done..done + taken])).await {
+                Ok(scanned) => match scanned? {
+                    Scanned::Whole => done += taken,
+                    Scanned::WithoutWarm => {
+                        (units, done, scanned_from) = (self.units().await, 0, i64::MAX);
+                        continue;
+                    }
+                },
                 Err(_) => {
                     self.page.truncated = true;
                     break;
                 }
             }
-            rest = later;
-            scanned_from = rest.first().map_or(i64::MIN, |unit| unit.latest_start_ns().saturating_add(1));
+            scanned_from = units.get(done).map_or(i64::MIN, |unit| unit.latest_start_ns().saturating_add(1));
             self.take_certain(scanned_from).await?;
             let is_full = self.page.hits.len() > self.request.limit;
-            if is_full || rest.is_empty() || self.page.truncated {
+            if is_full || done == units.len() || self.page.truncated {
                 break;
             }
             if self.candidates.len() > MOST_CANDIDATES || Instant::now() >= self.deadline {
@@ -197,14 +210,16 @@ impl Search<'_> {
                 Err(error) => self.page.problems.push(Problem::hot(error.to_string())),
             }
         }
-        let coverage = &self.snapshot.coverage;
-        let is_wanted = |file: &&Arc<LakeFile>| {
-            filters.may_match(file)
-                && file.data.may_start_within(from, to.saturating_add(1))
-                && !coverage.contains(file.partition, &file.offsets)
+        if let Some(warm) = &self.snapshot.warm {
+            let is_wanted = |slice: &(Span, u64)| slice.0.from_ns <= to && slice.0.to_ns > from;
+            let slices = warm.slices(self.request.step_rows).into_iter().filter(is_wanted);
+            units.extend(slices.map(|(within, rows)| Unit::Slice { within, rows }));
+        }
+        let is_wanted = |file: &Arc<LakeFile>| {
+            filters.may_match(file) && file.data.may_start_within(from, to.saturating_add(1))
         };
-        // Rows that the hot tier holds too, of files that it covers in part, are found twice, which changes nothing.
-        units.extend(self.snapshot.files.files.iter().filter(is_wanted).cloned().map(Unit::File));
+        // Rows that two tiers hold, as of files that one covers in part, are found twice, which changes nothing.
+        units.extend(self.snapshot.files_to_read().into_iter().filter(is_wanted).map(Unit::File));
         units.sort_by_key(|unit| std::cmp::Reverse(unit.latest_start_ns()));
         units
     }
@@ -224,13 +239,20 @@ impl Search<'_> {
     }
 
     /// Adds the matches of one step to the candidates.
-    async fn scan(&mut self, step: &[Unit]) -> Result<()> {
+    async fn scan(&mut self, step: &[Unit]) -> Result<Scanned> {
         let latest = self.request.cursor.map(|cursor| cursor.start_ns);
         let mut batches = Vec::new();
         let mut files = Vec::new();
+        let mut slices: Option<Span> = None;
         for unit in step {
             match unit {
                 Unit::Batch(batch) => batches.push(batch.batch.clone()),
+                // Slices of a step follow one another: one statement scans them.
+                Unit::Slice { within, .. } => {
+                    let known = slices.unwrap_or(*within);
+                    let (from_ns, to_ns) = (known.from_ns.min(within.from_ns), known.to_ns.max(within.to_ns));
+                    slices = Some(Span { from_ns, to_ns });
+                }
                 Unit::File(file) => files.push(Arc::clone(file)),
             }
         }
@@ -240,9 +262,39 @@ impl Search<'_> {
             let found = scan(&self.store.context, &self.store.scans, table, expression).await;
             self.merge(found.map_err(DataFusionError::Execution)?);
         }
-        match &self.store.lake {
-            Some(lake) if !files.is_empty() => self.scan_files(lake, files, latest).await,
-            _ => Ok(()),
+        if let Some(within) = slices
+            && let Some(warm) = &self.store.warm
+        {
+            let filters = &self.request.filters;
+            let condition = Condition::new(filters, latest);
+            match scan_warm(warm, self.store, filters, &condition, within).await {
+                Ok(found) => self.merge(vec![found]),
+                Err(reason) => {
+                    self.snapshot.lose_warm(warm, &reason);
+                    self.note(self.snapshot.problems.clone(), self.snapshot.warnings.clone());
+                    return Ok(Scanned::WithoutWarm);
+                }
+            }
+        }
+        if let Some(lake) = &self.store.lake
+            && !files.is_empty()
+        {
+            self.scan_files(lake, files, latest).await?;
+        }
+        Ok(Scanned::Whole)
+    }
+
+    /// Adds to what the page says it lacks, each thing once.
+    fn note(&mut self, problems: Vec<Problem>, warnings: Vec<String>) {
+        for problem in problems {
+            if !self.page.problems.contains(&problem) {
+                self.page.problems.push(problem);
+            }
+        }
+        for warning in warnings {
+            if !self.page.warnings.contains(&warning) {
+                self.page.warnings.push(warning);
+            }
         }
     }
 
@@ -339,16 +391,12 @@ impl Search<'_> {
                 columns.push(column);
             }
         }
-        let (parts, problems) = self.store.rows(&self.snapshot, &ids, &Some(Arc::new(columns))).await;
-        for problem in problems {
-            if !self.page.problems.contains(&problem) {
-                self.page.problems.push(problem);
-            }
-        }
+        let found = self.store.rows(&self.snapshot, &ids, &Some(Arc::new(columns))).await;
+        self.note(found.problems, found.warnings);
         let wanted: BTreeSet<TraceId> = ids.into_iter().collect();
         let mut earliest: StdHashMap<TraceId, i64> = StdHashMap::new();
         let mut by_trace: StdHashMap<TraceId, Vec<Part>> = StdHashMap::new();
-        for part in parts {
+        for part in found.parts {
             let matches = self.matching_rows(&part.rows.batch)?;
             split_by_trace(&part, &matches, &wanted, &mut earliest, &mut by_trace);
         }
@@ -362,6 +410,10 @@ impl Search<'_> {
             }
             self.decided.insert(trace_id);
             let parts = by_trace.remove(&trace_id).unwrap_or_default();
+            if !parts.is_empty() && !earliest.contains_key(&trace_id) {
+                // The scan was mistaken: no span of it matches.
+                continue;
+            }
             let external = |error: MissingColumn| DataFusionError::External(Box::new(error));
             let trace = assemble(&parts, self.request.most_spans).map_err(external)?;
             if let Some(query) = query
@@ -378,11 +430,6 @@ impl Search<'_> {
         let filter = self.request.filters.physical(&self.store.context, &batch.schema())?;
         filter.map(|filter| evaluate(&filter, batch)).transpose()
     }
-}
-
-fn evaluate(filter: &Arc<dyn PhysicalExpr>, batch: &RecordBatch) -> Result<BooleanArray> {
-    let matches = filter.evaluate(batch)?.into_array(batch.num_rows())?;
-    Ok(matches.as_boolean().clone())
 }
 
 /// Deals the rows of a part out to their traces and notes the earliest match of each.
@@ -422,53 +469,4 @@ fn split_by_trace(
         let rows = crate::hot::Rows { batch: batch.clone(), rows };
         by_trace.entry(id).or_default().push(Part { tier: part.tier, rows });
     }
-}
-
-/// Scans a table for ids and starts of matching spans, one set of candidates a stream.
-async fn scan(
-    context: &SessionContext,
-    scans: &Handle,
-    table: SpansTable,
-    expression: Option<datafusion::logical_expr::Expr>,
-) -> std::result::Result<Vec<Candidates>, String> {
-    let text = |error: DataFusionError| error.strip_backtrace();
-    let mut frame = context.read_table(Arc::new(table)).map_err(text)?;
-    if let Some(expression) = expression {
-        frame = frame.filter(expression).map_err(text)?;
-    }
-    let frame = frame.select_columns(&[name::TRACE_ID, name::START_TIME]).map_err(text)?;
-    let streams = frame.execute_stream_partitioned().await.map_err(text)?;
-    let tasks = streams.into_iter().map(|mut stream| {
-        let work = async move {
-            let mut candidates = Candidates::default();
-            while let Some(batch) = stream.next().await {
-                let batch = batch.map_err(|error| error.strip_backtrace())?;
-                collect(&batch, &mut candidates)?;
-            }
-            Ok(candidates)
-        };
-        contained(scans, work)
-    });
-    futures::future::try_join_all(tasks).await
-}
-
-fn collect(batch: &RecordBatch, candidates: &mut Candidates) -> std::result::Result<(), String> {
-    let wrong = |column: &str| format!("column {column} has another type than the schema says");
-    let ids = batch.column(0).as_fixed_size_binary_opt().ok_or_else(|| wrong(name::TRACE_ID))?;
-    let is_time = matches!(batch.column(1).data_type(), DataType::Timestamp(TimeUnit::Nanosecond, _));
-    let starts = batch.column(1).as_primitive_opt::<TimestampNanosecondType>().filter(|_| is_time);
-    let starts = starts.ok_or_else(|| wrong(name::START_TIME))?;
-    let mut last: Option<(TraceId, i64)> = None;
-    for row in 0..batch.num_rows() {
-        let id = TraceId::try_from(ids.value(row)).map_err(|_| wrong(name::TRACE_ID))?;
-        let start = starts.value(row);
-        // Rows are sorted by trace: most follow one of the same trace with an earlier start.
-        if last.is_some_and(|(known, earliest)| known == id && earliest <= start) {
-            continue;
-        }
-        let known = candidates.entry(id).or_insert(start);
-        *known = start.min(*known);
-        last = Some((id, *known));
-    }
-    Ok(())
 }

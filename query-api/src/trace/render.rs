@@ -14,6 +14,15 @@ use crate::{
     store::{Part, Tier},
 };
 
+/// What an answer lacks, or may.
+#[derive(Clone, Debug, Default)]
+pub struct Lacks {
+    /// What could not be read.
+    pub problems: Vec<Problem>,
+    /// What failed without a span being missed.
+    pub warnings: Vec<String>,
+}
+
 fn tier_names(tiers: &[Tier]) -> Vec<&'static str> {
     tiers.iter().map(|tier| tier.name()).collect()
 }
@@ -136,10 +145,11 @@ pub fn trace(
     trace_id: &TraceId,
     trace: &Assembled,
     parts: &[Part],
-    problems: &[Problem],
+    lacks: &Lacks,
     pricer: &Pricer,
     insights: Json,
 ) -> Result<Vec<u8>, ViewError> {
+    let problems = lacks.problems.as_slice();
     let analysis = &trace.analysis;
     let views = parts.iter().map(|part| SpanView::new(&part.rows.batch)).collect::<Result<Vec<_>, _>>()?;
     let mut out = Vec::with_capacity(1_024 * analysis.nodes.len());
@@ -182,7 +192,8 @@ pub fn trace(
     head.insert("cost".to_owned(), priced.trace_json());
     head.insert("insights".to_owned(), insights);
     head.insert("partial".to_owned(), json!(problems));
-    head.insert("warnings".to_owned(), warnings(problems).into());
+    let warnings = [warnings(problems), lacks.warnings.clone()].concat();
+    head.insert("warnings".to_owned(), warnings.into());
     head.insert("truncated".to_owned(), (trace.dropped > 0).into());
     head.insert("dropped_spans".to_owned(), trace.dropped.into());
     // The head as an object without its closing brace, then the spans one by one.

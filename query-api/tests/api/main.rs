@@ -1,4 +1,4 @@
-//! The API over hot spans, over a lake, over both with an overlap, and over the processors' topics.
+//! The API over hot spans, over a lake, over ClickHouse, over several with overlaps, and over the processors' topics.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 #[path = "../common/mod.rs"]
@@ -13,3 +13,4 @@ mod search;
 mod support;
 mod traces;
 mod triage;
+mod warm;

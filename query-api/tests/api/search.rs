@@ -5,7 +5,7 @@ use serde_json::Value as Json;
 
 use crate::{
     common::{NOW_NS, spans},
-    support::{PLACEMENTS, listed, start},
+    support::{listed, placements, start},
 };
 
 /// A search: its query, and the same as filters.
@@ -69,12 +69,12 @@ fn searches() -> Vec<(String, SpanFilters)> {
     ]
 }
 
-/// Scenario: every filter over spans hot, in the lake and across both. Guarantee: exactly the traces in which one
+/// Scenario: every filter over spans in each tier and across them. Guarantee: exactly the traces in which one
 /// span satisfies all of it, in order of that span's start, newest first.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn filters_find_what_a_plain_loop_finds() {
     let all = spans::varied(60);
-    for placement in PLACEMENTS {
+    for placement in placements() {
         let server = start(&all, placement).await;
         for (query, filters) in searches() {
             let wanted = spans::expected(&all, &filters);
@@ -111,7 +111,7 @@ async fn pages_put_together_are_the_list() {
         ("", SpanFilters::default()),
         ("service=engine", SpanFilters { service: Some("engine".into()), ..Default::default() }),
     ];
-    for placement in PLACEMENTS {
+    for placement in placements() {
         let server = start(&all, placement).await;
         for (query, filters) in &queries {
             let wanted = spans::expected(&all, filters);

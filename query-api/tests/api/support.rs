@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use infertrace_tests::clickhouse::ClickHouse;
 use object_store::{ObjectStore, memory::InMemory};
 use serde_json::Value as Json;
 
@@ -9,6 +10,7 @@ use crate::common::{
     NOW_NS, Server, Setup, lake,
     log::MemoryLog,
     spans::{self, TestSpan},
+    warm,
 };
 
 pub(crate) const PARTITIONS: u32 = 3;
@@ -21,9 +23,17 @@ pub(crate) enum Placement {
     Lake,
     /// The lake has the older three quarters, the log and the hot tier the newer three.
     Both,
+    /// ClickHouse alone.
+    Warm,
+    /// The lake has the older half, ClickHouse the middle two quarters, the hot tier the newer half.
+    Three,
 }
 
-pub(crate) const PLACEMENTS: [Placement; 3] = [Placement::Hot, Placement::Lake, Placement::Both];
+/// Those that can be had here: without a ClickHouse, those without one.
+pub(crate) fn placements() -> Vec<Placement> {
+    use Placement::{Both, Hot, Lake, Three, Warm};
+    if ClickHouse::is_installed() { vec![Hot, Lake, Both, Warm, Three] } else { vec![Hot, Lake, Both] }
+}
 
 /// Records of two traces each, one list a partition; a trace stays in its partition.
 pub(crate) fn records(all: &[TestSpan]) -> Vec<Vec<Vec<u8>>> {
@@ -70,25 +80,63 @@ pub(crate) async fn write_lake(
 pub(crate) async fn start(all: &[TestSpan], placement: Placement) -> Server {
     let records = records(all);
     let mut setup = Setup::default();
+    let has_warm = matches!(placement, Placement::Warm | Placement::Three);
     if placement != Placement::Lake {
         let log = MemoryLog::new(PARTITIONS);
         for (partition, records) in records.iter().enumerate() {
             for (index, record) in records.iter().enumerate() {
-                // Older than the window for the first quarter, when the lake has it.
-                let is_old = placement == Placement::Both && index < records.len() / 4;
+                // Older than the window where another tier has it.
+                let is_old = match placement {
+                    Placement::Hot | Placement::Lake => false,
+                    Placement::Both => index < records.len() / 4,
+                    Placement::Warm => true,
+                    Placement::Three => index < records.len() / 2,
+                };
                 let age_ms = if is_old { 3_600_000 } else { 60_000 };
                 log.push(partition as u32, record.clone(), NOW_MS - age_ms);
+            }
+            if has_warm {
+                log.commit(warm::GROUP, partition as u32, warm_share(placement, records.len()) as u64);
             }
         }
         setup.log = Some(log);
     }
-    if placement != Placement::Hot {
+    if matches!(placement, Placement::Lake | Placement::Both | Placement::Three) {
         let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-        let share = |count: usize| if placement == Placement::Both { count * 3 / 4 } else { count };
+        let share = |count: usize| match placement {
+            Placement::Both => count * 3 / 4,
+            Placement::Three => count / 2,
+            _ => count,
+        };
         write_lake(&store, &records, share).await;
         setup.store = Some(store);
     }
-    setup.start().await
+    let mut clickhouse = None;
+    if has_warm {
+        let server = warm::server().await.expect("asked for where it is installed");
+        warm::fill(&server.url(), &records, |count| warm_share(placement, count)).await;
+        if placement == Placement::Three {
+            // As if the sink had begun later.
+            for (partition, records) in records.iter().enumerate() {
+                let sql = format!(
+                    "ALTER TABLE {}.spans DELETE WHERE _partition = {partition} AND _offset < {} SETTINGS mutations_sync = 2",
+                    warm::DATABASE,
+                    records.len() / 4
+                );
+                warm::client(&server.url()).statement(&sql).await.unwrap();
+            }
+        }
+        setup.warm = Some(warm::source(&server.url()));
+        clickhouse = Some(server);
+    }
+    let mut server = setup.start().await;
+    server.clickhouse = clickhouse;
+    server
+}
+
+/// Records of a partition that ClickHouse has.
+fn warm_share(placement: Placement, records: usize) -> usize {
+    if placement == Placement::Three { records * 3 / 4 } else { records }
 }
 
 pub(crate) fn span_ids(trace: &Json) -> Vec<String> {

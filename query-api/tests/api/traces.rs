@@ -12,15 +12,15 @@ use crate::{
         schema,
         spans::{self, TestSpan, Value, hex_id},
     },
-    support::{NOW_MS, PLACEMENTS, Placement, span_ids, start},
+    support::{NOW_MS, Placement, placements, span_ids, start},
 };
 
-/// Scenario: traces hot, in the lake, and across both with an overlap and parts of traces on either side.
+/// Scenario: traces in each tier, and across them with an overlap and parts of traces on either side.
 /// Guarantee: each span of a trace once, whole traces complete, tiers named as they are.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_span_once_wherever_it_lies() {
     let all = spans::varied(60);
-    for placement in PLACEMENTS {
+    for placement in placements() {
         let server = start(&all, placement).await;
         let mut tiers = BTreeSet::new();
         for trace in 1..=60 {
@@ -43,6 +43,8 @@ async fn each_span_once_wherever_it_lies() {
             Placement::Hot => &["hot"],
             Placement::Lake => &["cold"],
             Placement::Both => &["cold", "hot"],
+            Placement::Warm => &["warm"],
+            Placement::Three => &["cold", "hot", "warm"],
         };
         assert_eq!(tiers.iter().map(String::as_str).collect::<Vec<_>>(), wanted, "{placement:?}");
         server.stop().await;

@@ -22,6 +22,8 @@ type Topics = BTreeMap<String, Vec<Partition>>;
 
 pub struct MemoryLog {
     topics: Arc<Mutex<Topics>>,
+    /// Positions on the spans topic by group and partition.
+    committed: Mutex<BTreeMap<(String, u32), u64>>,
     changed: watch::Sender<u64>,
 }
 
@@ -34,7 +36,7 @@ fn of<'a>(topics: &'a mut Topics, topic: &str, partition: u32) -> Result<&'a mut
 impl MemoryLog {
     /// With the spans topic alone.
     pub fn new(partitions: u32) -> Arc<Self> {
-        let log = Self { topics: Arc::default(), changed: watch::channel(0).0 };
+        let log = Self { topics: Arc::default(), committed: Mutex::default(), changed: watch::channel(0).0 };
         log.add_topic(SPANS, partitions);
         Arc::new(log)
     }
@@ -81,6 +83,11 @@ impl MemoryLog {
         drop(topics);
         self.changed.send_modify(|version| *version += 1);
         offset
+    }
+
+    /// Notes how far a group is on the spans topic.
+    pub fn commit(&self, group: &str, partition: u32, position: u64) {
+        self.committed.lock().insert((group.to_owned(), partition), position);
     }
 
     /// Removes spans that lie before `offset`, as retention does.
@@ -149,8 +156,8 @@ impl Log for MemoryLog {
         Ok(NextOffset(first.unwrap_or(held.end())))
     }
 
-    async fn committed(&self, _group: &str, _at: &TopicPartition) -> Result<Option<NextOffset>, LogError> {
-        Ok(None)
+    async fn committed(&self, group: &str, at: &TopicPartition) -> Result<Option<NextOffset>, LogError> {
+        Ok(self.committed.lock().get(&(group.to_owned(), at.partition)).copied().map(NextOffset))
     }
 
     async fn ready(&self) -> Result<(), LogError> {

@@ -6,17 +6,19 @@ pub mod lake;
 pub mod log;
 pub mod schema;
 pub mod spans;
+pub mod warm;
 
 use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
 use infertrace_analytics::cost::{Defaults, PriceTable, Pricer};
-use infertrace_query::{Check, Config, Deps, LakeSource, build, insights::feed::TOPICS};
+use infertrace_query::{Check, Config, Deps, LakeSource, build, insights::feed::TOPICS, warm::WarmSource};
 use infertrace_runtime::telemetry::MetricsRegistry;
 use infertrace_runtime::{
     clock::{Clock, ManualClock},
     log::Log,
 };
 use infertrace_schemas::{lake::LakeRoot, topics::SPANS};
+use infertrace_tests::clickhouse::ClickHouse;
 use object_store::ObjectStore;
 use serde_json::Value as Json;
 use tokio::task::JoinHandle;
@@ -29,6 +31,8 @@ pub const NOW_NS: i64 = 1_772_323_200_000_000_000;
 pub struct Server {
     pub address: SocketAddr,
     pub clock: ManualClock,
+    /// Ends with the server.
+    pub clickhouse: Option<ClickHouse>,
     stop: CancellationToken,
     task: JoinHandle<Result<(), infertrace_query::Error>>,
 }
@@ -37,6 +41,7 @@ pub struct Server {
 #[derive(Clone, Default)]
 pub struct Setup {
     pub log: Option<Arc<log::MemoryLog>>,
+    pub warm: Option<WarmSource>,
     pub store: Option<Arc<dyn ObjectStore>>,
     pub config: Config,
     pub not_ready: Option<String>,
@@ -47,6 +52,11 @@ impl Setup {
         self.config.listen = "127.0.0.1:0".parse().unwrap();
         self.config.hot.publish_interval_ms = 5;
         self.config.lake.refresh_interval_ms = 20;
+        self.config.warm.refresh_interval_ms = 100;
+        // The engine of the tests answers one question at a time.
+        if self.config.warm.lookup_timeout_ms == Config::default().warm.lookup_timeout_ms {
+            self.config.warm.lookup_timeout_ms = 10_000;
+        }
         // Small enough that a search takes several steps.
         self.config.lake.search_step_rows = 24;
         let clock = ManualClock::new(NOW_NS);
@@ -54,6 +64,7 @@ impl Setup {
         let not_ready = self.not_ready.clone();
         let deps = Deps {
             log: self.log.clone().map(|log| log as Arc<dyn Log>),
+            warm: self.warm.clone(),
             lake: self.store.clone().map(|store| LakeSource { store, root: LakeRoot::new(lake::ROOT) }),
             pricer: Arc::new(Pricer::new(PriceTable::embedded().unwrap(), Defaults::default())),
             clock: Arc::new(clock.clone()) as Arc<dyn Clock>,
@@ -70,9 +81,16 @@ impl Setup {
         let address = service.local_addr().unwrap();
         let stop = CancellationToken::new();
         let task = tokio::spawn(service.run(stop.clone()));
-        let server = Server { address, clock, stop, task };
+        let server = Server { address, clock, clickhouse: None, stop, task };
         if let Some(log) = &self.log {
             server.has_read(log).await;
+        }
+        if self.warm.is_some() {
+            until("ClickHouse was looked at", || async {
+                let status = server.get("/api/v1/status").await.json();
+                status["tiers"]["warm"]["error"] != "it was not asked yet"
+            })
+            .await;
         }
         if self.store.is_some() {
             until("the lake is listed", || async {

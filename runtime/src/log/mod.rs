@@ -337,6 +337,14 @@ pub trait Log: Send + Sync + 'static {
     async fn position_at(&self, at: &TopicPartition, time: Millis) -> Result<NextOffset, LogError>;
     /// The group's committed position, if any.
     async fn committed(&self, group: &str, at: &TopicPartition) -> Result<Option<NextOffset>, LogError>;
+    /// As [`Self::committed`], for every partition of `topic`, by number: one question where the log takes it as one.
+    async fn committed_in(&self, group: &str, topic: &str) -> Result<Vec<Option<NextOffset>>, LogError> {
+        let mut positions = Vec::new();
+        for partition in 0..self.partitions(topic).await? {
+            positions.push(self.committed(group, &TopicPartition::new(topic, partition)).await?);
+        }
+        Ok(positions)
+    }
     /// Whether an append would be durable now; the reason if not.
     async fn ready(&self) -> Result<(), LogError>;
 }

@@ -1,14 +1,17 @@
 //! Settings of the ClickHouse sink, with their defaults and bounds.
 
-use std::{collections::BTreeMap, fmt};
+use std::collections::BTreeMap;
 
+use infertrace_runtime::clickhouse::{Access, Password};
 use serde::{Deserialize, Serialize};
 
-use super::{client::Access, migrations::Layout};
+use super::migrations::Layout;
 use crate::config::{Flow, within};
 
 /// Consumer group of the ClickHouse sink; topics other than spans have `-traces`, … behind it.
 pub const GROUP: &str = "infertrace-sink-clickhouse";
+/// Bytes of an answer that are read: what the sink asks is answered in few rows.
+const ANSWER_BYTES: usize = 16 << 20;
 /// What the sink decides itself.
 const OWN_SETTINGS: &[&str] = &[
     "query",
@@ -49,17 +52,6 @@ pub enum Compression {
     Lz4,
     /// Zstandard, level 1.
     Zstd,
-}
-
-/// A password; its `Debug` says only whether there is one.
-#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Password(pub String);
-
-impl fmt::Debug for Password {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.is_empty() { "Password()" } else { "Password(…)" })
-    }
 }
 
 /// Settings of the ClickHouse sink.
@@ -224,7 +216,7 @@ impl Config {
     ///
     /// # Errors
     /// A sentence: a file that cannot be read.
-    pub(super) fn access(&self) -> Result<Access, String> {
+    pub fn access(&self) -> Result<Access, String> {
         let mut password = self.password.0.clone();
         if !self.password_file.is_empty() {
             let text = std::fs::read_to_string(&self.password_file)
@@ -237,6 +229,7 @@ impl Config {
             password: Password(password),
             connect_timeout_ms: self.connect_timeout_ms,
             request_timeout_ms: self.request_timeout_ms,
+            max_answer_bytes: ANSWER_BYTES,
         })
     }
 

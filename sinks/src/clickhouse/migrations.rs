@@ -7,7 +7,9 @@
 
 use std::collections::BTreeMap;
 
-use super::client::{Client, Error};
+use infertrace_runtime::clickhouse::Client;
+
+use super::error::Error;
 
 /// Inserts whose tokens a table remembers.
 pub const DEDUP_WINDOW: u32 = 10_000;
@@ -286,7 +288,8 @@ impl Plan {
             migration.checksum(),
             env!("CARGO_PKG_VERSION")
         );
-        client.statement(&sql).await.map(drop)
+        client.statement(&sql).await?;
+        Ok(())
     }
 
     /// Changes the TTLs that are not as configured.

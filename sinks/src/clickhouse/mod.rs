@@ -1,15 +1,15 @@
 //! The ClickHouse sink: spans, timelines, trace summaries, rollups, insights and samples into the warm tier.
 //!
 //! [`migrations`] are the tables; [`table`] is the way of one topic into its tables ([`spans`], [`rows`] and [`samples`]
-//! make columns of records, [`insert`] makes inserts of columns); [`state`] is what was written, in the log; [`client`]
-//! speaks HTTP. [`crate::service`] reads the log, holds what was read and waits, for each topic apart, in a group of its
+//! make columns of records, [`insert`] makes inserts of columns); [`state`] is what was written, in the log;
+//! [`infertrace_runtime::clickhouse`] speaks HTTP. [`crate::service`] reads the log, holds what was read and waits, for each topic apart, in a group of its
 //! own: a topic that stands still holds up no other.
 //!
 //! Invariants: a range of offsets is written down before it is inserted and repeated exactly; an insert is one part, known
 //! again by its token and by its rows' offsets; a position is committed after its rows are acknowledged.
 
-mod client;
 mod config;
+mod error;
 mod insert;
 pub mod migrations;
 mod rows;
@@ -33,9 +33,11 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+pub use infertrace_runtime::clickhouse::{Access, Client, Password};
+
 pub use self::{
-    client::{Client, Error},
-    config::{Compression, Config, GROUP, Kind, Password},
+    config::{Compression, Config, GROUP, Kind},
+    error::Error,
 };
 use self::{
     migrations::Plan,

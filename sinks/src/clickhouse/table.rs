@@ -8,7 +8,10 @@ use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use arrow::error::ArrowError;
 use async_trait::async_trait;
-use infertrace_runtime::log::{GroupMetadata, Log, Record, dead_letter::Reader};
+use infertrace_runtime::{
+    clickhouse::Client,
+    log::{GroupMetadata, Log, Record, dead_letter::Reader},
+};
 use infertrace_schemas::{
     avro::{Insight, Rollup, TraceSummary},
     dedup::Dedup,
@@ -18,8 +21,8 @@ use parking_lot::Mutex;
 use tokio::sync::{OnceCell, Semaphore};
 
 use super::{
-    client::{Client, Error},
     config::Compression,
+    error::Error,
     insert::{Insert, encoding_of, inserts_of, token_of},
     migrations,
     rows::{AvroTable, Encoded},
@@ -150,8 +153,7 @@ impl RangePlan for TablePlan {
 
 /// What passes or waits for an operator is repeated; the rest is for the caller.
 fn fault_of(error: &Error) -> Option<Fault> {
-    matches!(error, Error::NoAnswer { .. } | Error::Answered { .. } | Error::Schema { .. })
-        .then(|| error.fault())
+    matches!(error, Error::Server(_) | Error::Schema { .. }).then(|| error.fault())
 }
 
 #[async_trait]
@@ -259,7 +261,7 @@ impl TableSink {
         let sql = format!(
             "SELECT 1 FROM `{database}`.{table} WHERE _partition = {partition} LIMIT 1 FORMAT TabSeparated"
         );
-        let ask = || self.shared.client.statement(&sql);
+        let ask = || async { Ok(self.shared.client.statement(&sql).await?) };
         let answer = self.retry.run(&self.metrics, "select", table, fault_of, ask).await?;
         if answer.trim().is_empty() {
             return Ok(());

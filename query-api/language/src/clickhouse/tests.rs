@@ -111,6 +111,21 @@ fn what_rows_cannot_answer() {
     assert!(compiled("{ false && rootName = `a` }").is_ok());
 }
 
+/// Scenario: conditions with a part that rows cannot answer, plain, negated and beside others. Guarantee: one bound leaves
+/// it out, the other takes it to be met; conditions without such a part have one predicate.
+#[test]
+fn parts_that_rows_cannot_answer_are_bounded() {
+    let both = |text: &str| {
+        let Spanset::Filter(expression) = parse(text).expect(text).spanset else { panic!("{text}") };
+        [Bound::Certain, Bound::Possible].map(|bound| bounded(&expression, bound).sql)
+    };
+    assert_eq!(both("{ link.a = 1 }"), ["0", "1"]);
+    assert_eq!(both("{ !(link.a = 1) }"), ["0", "1"]);
+    assert_eq!(both("{ status = error && link.a = 1 }"), ["0", "status_code = 2"]);
+    assert_eq!(both("{ status = error || !(link.a = 1) }"), ["status_code = 2", "1"]);
+    assert_eq!(both("{ status = error }"), ["status_code = 2", "status_code = 2"]);
+}
+
 /// Scenario: texts with what ClickHouse's format `Escaped` takes for something else. Guarantee: escaped.
 #[test]
 fn parameters_are_escaped() {

@@ -86,6 +86,12 @@ impl TraceQuery {
         all.into_iter().reduce(Plan::and)
     }
 
+    /// The same as a condition of the language.
+    #[must_use]
+    pub fn of_span(&self) -> Option<&Expr> {
+        self.necessary.as_deref()
+    }
+
     /// Whether a file may hold such a span, by its manifest's entry alone.
     #[must_use]
     pub fn may_match(&self, file: &LakeFile) -> bool {

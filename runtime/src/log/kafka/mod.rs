@@ -291,12 +291,27 @@ fn committed<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     at: &TopicPartition,
 ) -> Result<Option<NextOffset>, LogError> {
-    let asked = to_list(&[(at.clone(), NextOffset(0))])?;
-    let found = consumer.committed_offsets(asked, CALL_TIMEOUT).map_err(|error| unknown_or(at, &error))?;
-    Ok(match found.find_partition(&at.topic, at.partition as i32).map(|element| element.offset()) {
+    Ok(committed_at(consumer, std::slice::from_ref(at))?.pop().flatten())
+}
+
+/// The positions that the consumer's group has committed, in the order asked.
+fn committed_at<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    places: &[TopicPartition],
+) -> Result<Vec<Option<NextOffset>>, LogError> {
+    let Some(first) = places.first() else { return Ok(Vec::new()) };
+    let asked: Vec<_> = places.iter().map(|at| (at.clone(), NextOffset(0))).collect();
+    let found = consumer
+        .committed_offsets(to_list(&asked)?, CALL_TIMEOUT)
+        .map_err(|error| unknown_or(first, &error))?;
+    let position = |at: &TopicPartition| match found
+        .find_partition(&at.topic, at.partition as i32)
+        .map(|element| element.offset())
+    {
         Some(KafkaOffset::Offset(offset)) if offset >= 0 => Some(NextOffset(offset as u64)),
         _ => None,
-    })
+    };
+    Ok(places.iter().map(position).collect())
 }
 
 fn watermarks<C: ConsumerContext>(
@@ -342,6 +357,15 @@ fn unknown_or(at: &TopicPartition, error: &rdkafka::error::KafkaError) -> LogErr
             | RDKafkaErrorCode::UnknownTopic,
         ) => LogError::UnknownTopicPartition(at.clone()),
         _ => errors::classify(error),
+    }
+}
+
+impl KafkaLog {
+    /// A client that only asks for positions of `group`; it joins nothing.
+    fn member(&self, group: &str) -> Result<BaseConsumer, LogError> {
+        let mut config = base_config(&self.config);
+        config.set("group.id", group).set("enable.auto.commit", "false");
+        config.create().map_err(|error| errors::classify(&error))
     }
 }
 
@@ -486,11 +510,16 @@ impl Log for KafkaLog {
     }
 
     async fn committed(&self, group: &str, at: &TopicPartition) -> Result<Option<NextOffset>, LogError> {
-        let mut config = base_config(&self.config);
-        config.set("group.id", group).set("enable.auto.commit", "false");
+        let member = self.member(group)?;
         let at = at.clone();
-        let member: BaseConsumer = config.create().map_err(|error| errors::classify(&error))?;
         patiently(CALL_TIMEOUT, move || committed(&member, &at)).await
+    }
+
+    async fn committed_in(&self, group: &str, topic: &str) -> Result<Vec<Option<NextOffset>>, LogError> {
+        let member = self.member(group)?;
+        let partitions = self.partitions(topic).await?;
+        let places: Vec<_> = (0..partitions).map(|partition| TopicPartition::new(topic, partition)).collect();
+        patiently(CALL_TIMEOUT, move || committed_at(&member, &places)).await
     }
 
     async fn ready(&self) -> Result<(), LogError> {

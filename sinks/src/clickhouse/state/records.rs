@@ -11,7 +11,7 @@ use infertrace_runtime::log::{NextOffset, Offset};
 use infertrace_schemas::{lake::Id16, topics};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::super::client::Error;
+use super::super::error::Error;
 
 /// Version of the records; a higher one is refused.
 const FORMAT: u32 = 1;

@@ -1,6 +1,6 @@
-//! ClickHouse's HTTP interface: statements, inserts, and what an answer means.
+//! ClickHouse's HTTP interface: statements, queries with parameters, inserts, and what an answer means.
 //!
-//! HTTP/1.1, with TLS where the URL says so; redirects are not followed. Invariants: the password is in a header and in
+//! Carries SQL and rows of others and knows neither. HTTP/1.1, with TLS where the URL says so; redirects are not followed. Invariants: the password is in a header and in
 //! no error or log line; an answer is read up to a bound; every failure says whether it passes by itself, and an insert
 //! whose answer was lost is told from one that was refused.
 
@@ -9,14 +9,11 @@ use std::{str::FromStr as _, sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Full, Limited};
-use infertrace_runtime::http::HttpClient;
+use serde::{Deserialize, Serialize};
 use url::Url;
 
-use super::config::Password;
-use crate::retry::Fault;
+use crate::http::HttpClient;
 
-/// Bytes of an answer that are read.
-const ANSWER_BYTES: usize = 16 << 20;
 /// Characters of an error that are quoted.
 const QUOTED: usize = 600;
 
@@ -55,37 +52,6 @@ pub enum Error {
         /// Its text, cut.
         text: String,
     },
-    /// Rows could not be made into what ClickHouse takes.
-    #[error("columns: {0}")]
-    Arrow(#[from] arrow::error::ArrowError),
-    /// The tables were made for another release.
-    #[error("schema of {database}: {detail}")]
-    Schema {
-        /// Database.
-        database: String,
-        /// What is wrong and what to do.
-        detail: String,
-    },
-    /// The tables hold records of another log.
-    #[error("{0}")]
-    OtherLog(String),
-    /// The sink's own state in the log is damaged.
-    #[error("state of the sink: {0}")]
-    State(String),
-    /// An insert is there in part, which the same insert did not mend.
-    #[error("{table} has {found} of {expected} rows of {range}; {detail}")]
-    Partial {
-        /// Table.
-        table: &'static str,
-        /// Offsets.
-        range: String,
-        /// Rows there.
-        found: u64,
-        /// Rows that belong there.
-        expected: u64,
-        /// What to do.
-        detail: &'static str,
-    },
 }
 
 fn hint(status: u16, code: u32) -> &'static str {
@@ -93,42 +59,53 @@ fn hint(status: u16, code: u32) -> &'static str {
         code if SCHEMA.contains(&code) => {
             "; the tables are not as this release makes them: run `infertrace clickhouse migrate`"
         }
-        497 => "; grant the user INSERT and SELECT on the database (and CREATE to migrate)",
-        _ if status == 401 || status == 403 => "; check user and password of sink.clickhouse",
+        497 => "; grant the user SELECT on the database, and the sink INSERT (and CREATE to migrate)",
+        _ if status == 401 || status == 403 => "; check the user and the password",
         _ => "",
     }
 }
 
 impl Error {
-    /// Whether it passes by itself.
-    pub(crate) fn fault(&self) -> Fault {
+    /// Whether an operator must act; other failures pass by themselves.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
         match self {
-            Self::NoAnswer { .. } => Fault::Passing,
-            Self::Answered { status: 401 | 403, .. } => Fault::Refused,
-            Self::Answered { code, .. } if REFUSALS.contains(code) => Fault::Refused,
-            Self::Answered { status, code: 0, .. }
-                if (400..500).contains(status) && *status != 408 && *status != 429 =>
-            {
-                Fault::Refused
+            Self::NoAnswer { .. } => false,
+            Self::Answered { status: 401 | 403, .. } => true,
+            Self::Answered { code, .. } if REFUSALS.contains(code) => true,
+            Self::Answered { status, code, .. } => {
+                *code == 0 && (400..500).contains(status) && *status != 408 && *status != 429
             }
-            Self::Answered { .. } => Fault::Passing,
-            Self::Arrow(_)
-            | Self::Schema { .. }
-            | Self::OtherLog(_)
-            | Self::State(_)
-            | Self::Partial { .. } => Fault::Refused,
         }
+    }
+}
+
+/// A password; its `Debug` says only whether there is one.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Password(pub String);
+
+impl std::fmt::Debug for Password {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0.is_empty() { "Password()" } else { "Password(…)" })
     }
 }
 
 /// Where the server is and who asks.
 #[derive(Clone, Debug)]
-pub(super) struct Access {
-    pub(super) url: String,
-    pub(super) user: String,
-    pub(super) password: Password,
-    pub(super) connect_timeout_ms: u64,
-    pub(super) request_timeout_ms: u64,
+pub struct Access {
+    /// HTTP interface, as in `http://localhost:8123`.
+    pub url: String,
+    /// User.
+    pub user: String,
+    /// Password; may be empty.
+    pub password: Password,
+    /// How long a connection may take to open, in milliseconds.
+    pub connect_timeout_ms: u64,
+    /// How long an exchange may take, in milliseconds.
+    pub request_timeout_ms: u64,
+    /// Bytes of an answer that are read; a longer one is an error.
+    pub max_answer_bytes: usize,
 }
 
 /// A connection pool to one server; cheap to clone.
@@ -139,6 +116,7 @@ pub struct Client {
     headers: HeaderMap,
     server: Arc<str>,
     timeout: Duration,
+    max_answer_bytes: usize,
 }
 
 impl std::fmt::Debug for Client {
@@ -152,7 +130,7 @@ impl Client {
     ///
     /// # Errors
     /// A sentence about the URL, the user or the system's certificates.
-    pub(super) fn new(access: &Access) -> Result<Self, String> {
+    pub fn new(access: &Access) -> Result<Self, String> {
         let base = Url::parse(&access.url).map_err(|error| format!("url {:?}: {error}", access.url))?;
         if !base.username().is_empty() || base.password().is_some() {
             return Err("url holds a user or password; use user and password_file".to_owned());
@@ -183,6 +161,7 @@ impl Client {
             headers,
             server: server.into(),
             timeout: Duration::from_millis(access.request_timeout_ms),
+            max_answer_bytes: access.max_answer_bytes,
         })
     }
 
@@ -200,20 +179,39 @@ impl Client {
         Ok(String::from_utf8_lossy(&self.fetch(sql).await?).into_owned())
     }
 
-    /// As [`Client::statement`], for answers that are no text; at most 16 MiB.
+    /// As [`Client::statement`], for answers that are no text.
     ///
     /// # Errors
     /// As [`Client::statement`].
     pub async fn fetch(&self, sql: &str) -> Result<Bytes, Error> {
         let what: String = sql.split_whitespace().take(6).collect::<Vec<_>>().join(" ");
-        self.post(&what, self.base.clone(), Bytes::from(sql.to_owned()), None).await
+        self.query(&what, sql, &[]).await
+    }
+
+    /// Runs `sql` with values for its parameters: `{name:Type}` in the SQL is the value beside `name`, which stands in
+    /// ClickHouse's format `Escaped`. `what` is the query's name in errors.
+    ///
+    /// # Errors
+    /// As [`Client::statement`].
+    pub async fn query(
+        &self,
+        what: &str,
+        sql: &str,
+        parameters: &[(String, String)],
+    ) -> Result<Bytes, Error> {
+        let mut url = self.base.clone();
+        if !parameters.is_empty() {
+            let named = parameters.iter().map(|(name, value)| (format!("param_{name}"), value));
+            url.query_pairs_mut().extend_pairs(named);
+        }
+        self.post(what, url, Bytes::from(sql.to_owned()), None).await
     }
 
     /// Sends `body` to the `INSERT … FORMAT …` of `query`.
     ///
     /// # Errors
     /// As [`Client::statement`]. After [`Error::NoAnswer`] nobody knows whether the rows are there.
-    pub(super) async fn insert(
+    pub async fn insert(
         &self,
         what: &str,
         query: &str,
@@ -269,7 +267,7 @@ impl Client {
         let status = answer.status();
         let code = answer.headers().get("x-clickhouse-exception-code");
         let code = code.and_then(|code| code.to_str().ok()?.parse().ok()).unwrap_or(0);
-        let body = Limited::new(answer.into_body(), ANSWER_BYTES).collect().await;
+        let body = Limited::new(answer.into_body(), self.max_answer_bytes).collect().await;
         let body = body.map_err(|error| format!("the answer broke off: {error}"))?.to_bytes();
         Ok((status, code, body))
     }
@@ -297,12 +295,12 @@ mod tests {
         for (status, code) in
             [(500, 252), (500, 241), (503, 0), (500, 202), (500, 159), (429, 0), (500, 999), (502, 0)]
         {
-            assert_eq!(answered(status, code).fault(), Fault::Passing, "{status} {code}");
+            assert!(!answered(status, code).is_refusal(), "{status} {code}");
         }
         for (status, code) in
             [(401, 0), (403, 516), (403, 497), (404, 60), (404, 81), (500, 53), (500, 16), (400, 0)]
         {
-            assert_eq!(answered(status, code).fault(), Fault::Refused, "{status} {code}");
+            assert!(answered(status, code).is_refusal(), "{status} {code}");
         }
         assert!(answered(404, 60).to_string().contains("infertrace clickhouse migrate"));
         assert!(answered(403, 516).to_string().contains("password"));
@@ -318,6 +316,7 @@ mod tests {
                 password: Password::default(),
                 connect_timeout_ms: 1,
                 request_timeout_ms: 1,
+                max_answer_bytes: 1,
             })
         };
         assert_eq!(new("http://localhost:8123").expect("good").server(), "localhost:8123");
