@@ -50,6 +50,8 @@ impl KafkaTransactions {
         timeout: Duration,
     ) -> Result<Self, LogError> {
         config.set("transactional.id", transactional_id);
+        // The commit tells of all records at once.
+        config.set("delivery.report.only.error", "true");
         let (commits, inbox) = mpsc::channel(1);
         let (ready, started) = oneshot::channel();
         std::thread::Builder::new()
