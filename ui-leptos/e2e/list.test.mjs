@@ -101,6 +101,30 @@ visit("opens a shared address", "/traces?service=vllm&range=24h&max=900ms", {}, 
   assert.equal(await page.getByLabel("Greatest duration").inputValue(), "900ms");
 });
 
+// Scenario: a query in braces, then one that is not whole, then none. Guarantee: it is in the address and in the request
+// and can be edited; what is wrong with it is said where the list was, with the place; without it the list is whole again.
+visit("searches by a query", "/traces", {}, async (page) => {
+  await rows(page).first().waitFor();
+  const box = page.locator("#filter-query");
+  await box.fill("{ status = error }");
+  await box.press("Enter");
+  await page.waitForFunction(() => [...document.querySelectorAll(".trace-row")].every((row) => row.classList.contains("is-error")));
+  assert.equal(query(page).get("q"), "{ status = error }");
+  assert.equal(await box.inputValue(), "{ status = error }");
+  assert.ok(server.fixture.requests.some((request) => request.includes("q=%7B%20status%20%3D%20error%20%7D")));
+  await box.fill("{ status = ");
+  await box.press("Enter");
+  await page.getByText('at 1:11: expected "}"').waitFor();
+  await box.fill("");
+  await box.press("Enter");
+  await page.waitForFunction(() => document.querySelector(".trace-row:not(.is-error)"));
+  assert.equal(query(page).get("q"), null);
+  await page.goBack();
+  await page.goBack();
+  await page.waitForURL(/q=/);
+  assert.equal(await box.inputValue(), "{ status = error }");
+});
+
 // Scenario: text that is no duration. Guarantee: a sentence beside the field, and nothing is asked.
 visit("explains a bad duration", "/traces", {}, async (page) => {
   await page.getByLabel("Least duration").fill("soon");

@@ -63,6 +63,8 @@ export class Fixture {
       if (has("max_duration_ms") && long(trace) > Number(has("max_duration_ms"))) return false;
       if (has("start") && millis(trace) < Date.parse(has("start"))) return false;
       if (has("end") && millis(trace) >= Date.parse(has("end"))) return false;
+      // Of the query language, what the tests ask.
+      if (has("q") === "{ status = error }" && trace.error_count === 0) return false;
       return query.getAll("attr").every((pair) => {
         const [key, value] = pair.split(/=(.*)/s);
         return this.details.get(trace.trace_id).spans.some((span) => String(span.attributes[key]) === value);
@@ -103,6 +105,8 @@ export class Fixture {
       return [this.fail, { type: "about:blank", title: "Storage is not reachable", status: this.fail, detail: "The object store timed out after 5 s while listing manifests.", code: "store_unavailable" }];
     }
     const path = url.pathname;
+    const q = url.searchParams.get("q");
+    if (q && !q.endsWith("}")) return [400, { type: "about:blank", title: "Bad query", status: 400, detail: `at 1:${q.length + 1}: expected "}"`, code: "bad_query" }];
     if (path === "/api/v1/traces") return [200, this.search(url.searchParams)];
     if (path === "/api/v1/services") return [200, { services: [...new Set(this.list.flatMap((trace) => trace.services))].sort().map((name) => ({ name, span_count: 1 })), unread: [] }];
     if (path === "/api/v1/models") return [200, { models: [...new Set(this.list.flatMap((trace) => trace.models))].sort().map((name) => ({ name, span_count: 1 })), unread: [] }];

@@ -117,6 +117,8 @@ pub struct Filter {
     pub range: TimeRange,
     /// `key=value`, all of them have to match.
     pub attributes: Vec<(String, String)>,
+    /// A query of the query language, as typed; empty for none. The server reads it.
+    pub query: String,
 }
 
 impl Filter {
@@ -156,6 +158,7 @@ impl Filter {
         for (key, value) in &self.attributes {
             writer.push("attr", &format!("{key}={value}"));
         }
+        writer.push_some("q", &self.query);
         writer.finish()
     }
 
@@ -179,6 +182,7 @@ impl Filter {
                 "start" => start = value.parse().ok(),
                 "end" => end = value.parse().ok(),
                 "attr" => filter.attributes.extend(parse_attribute(&value)),
+                "q" => filter.query = value,
                 _ => {}
             }
         }
@@ -215,6 +219,7 @@ impl Filter {
         for (key, value) in &self.attributes {
             writer.push("attr", &format!("{key}={value}"));
         }
+        writer.push_some("q", &self.query);
         writer.push("limit", &limit.to_string());
         if let Page::After(cursor) = page {
             writer.push_some("cursor", cursor);
@@ -228,6 +233,11 @@ pub fn parse_attribute(text: &str) -> Option<(String, String)> {
     let (key, value) = text.split_once('=')?;
     let (key, value) = (key.trim(), value.trim());
     (!key.is_empty()).then(|| (key.to_owned(), value.to_owned()))
+}
+
+/// Whether what was typed is meant as a query of the query language, right or wrong: those begin with a bracket.
+pub fn is_query(text: &str) -> bool {
+    text.trim_start().starts_with(['{', '('])
 }
 
 /// Milliseconds since 1970 as RFC 3339 in UTC.
@@ -252,7 +262,7 @@ mod tests {
         let attribute = ("[a-z_.]{1,8}", "[^ \t\r\n]?[a-zA-Z0-9=&%+ü]{0,8}")
             .prop_map(|(key, value)| (key, value.trim().to_owned()));
         (
-            (".{0,8}", ".{0,8}", ".{0,8}"),
+            (".{0,8}", ".{0,8}", ".{0,8}", ".{0,8}"),
             status,
             proptest::option::of(0_u64..1_000_000_000_000),
             proptest::option::of(0_u64..1_000_000_000_000),
@@ -260,7 +270,14 @@ mod tests {
             proptest::collection::vec(attribute, 0..4),
         )
             .prop_map(
-                |((service, model, operation), status, min_duration, max_duration, range, attributes)| {
+                |(
+                    (service, model, operation, query),
+                    status,
+                    min_duration,
+                    max_duration,
+                    range,
+                    attributes,
+                )| {
                     Filter {
                         service,
                         model,
@@ -270,6 +287,7 @@ mod tests {
                         max_duration,
                         range,
                         attributes,
+                        query,
                     }
                 },
             )
@@ -292,11 +310,13 @@ mod tests {
     /// Scenario: a filter with everything set. Guarantee: the API's parameters, with their names and units.
     #[test]
     fn api_query() {
-        let filter = Filter::from_query("service=gw&status=error&min=1.5s&max=2m&range=15m&attr=a.b%3Dc%20d");
+        let filter = Filter::from_query(
+            "service=gw&status=error&min=1.5s&max=2m&range=15m&attr=a.b%3Dc%20d&q=%7B.a%20%3D%201%7D",
+        );
         assert_eq!(
             filter.to_api_query(1_700_000_000_000, 50, Page::After("next")),
             "service=gw&status=error&min_duration_ms=1500.000&max_duration_ms=120000.000&start=2023-11-14T21:58:20.000Z\
-             &attr=a.b%3Dc%20d&limit=50&cursor=next"
+             &attr=a.b%3Dc%20d&q=%7B.a%20%3D%201%7D&limit=50&cursor=next"
         );
         assert_eq!(
             Filter::default().to_api_query(1_700_000_000_000, 50, Page::Recent),

@@ -1,6 +1,6 @@
 //! The filter bar. Every change is an entry in the history.
 
-use infertrace_ui_model::filter::{Filter, PRESETS, StatusFilter, TimeRange, parse_attribute};
+use infertrace_ui_model::filter::{Filter, PRESETS, StatusFilter, TimeRange, is_query, parse_attribute};
 use infertrace_ui_model::format;
 use infertrace_ui_model::route::{Route, is_trace_id};
 use leptos::prelude::*;
@@ -61,7 +61,7 @@ pub(super) fn FilterBar(state: ListState) -> AnyView {
                 }.into_any()))}
             </div>
             <Chips state=state/>
-            {view_of(move || narrowed().then(|| view! { <p class="filters-hint">"Listed are traces in which one span passes all filters."</p> }.into_any()))}
+            {view_of(move || narrowed().then(|| view! { <p class="filters-hint">"Listed are traces in which one span passes all filters, and the query if there is one."</p> }.into_any()))}
         </div>
     }
     .into_any()
@@ -247,11 +247,13 @@ fn moment(
     .into_any()
 }
 
-/// Takes `key=value`, or a trace id and opens it.
+/// Takes a query of the query language, which stays where it can be edited, `key=value`, or a trace id and opens it.
 #[component]
 fn Query(state: ListState) -> AnyView {
     let router = Router::get();
+    let query = Memo::new(move |_| state.filter.with(|filter| filter.query.clone()));
     let text = RwSignal::new(String::new());
+    Effect::new(move |_| text.set(query.get()));
     let problem = RwSignal::new(false);
     let send = move |event: web_sys::SubmitEvent| {
         event.prevent_default();
@@ -259,15 +261,20 @@ fn Query(state: ListState) -> AnyView {
         let typed = typed.trim();
         if is_trace_id(typed) {
             router.go(Route::trace(&typed.to_ascii_lowercase()));
+        } else if is_query(typed) || typed.is_empty() {
+            if typed != query.get_untracked() {
+                let typed = typed.to_owned();
+                state.change(|filter| filter.query = typed);
+            }
         } else if let Some(pair) = parse_attribute(typed) {
-            text.set(String::new());
+            text.set(query.get_untracked());
             state.change(|filter| {
                 if !filter.attributes.contains(&pair) {
                     filter.attributes.push(pair);
                 }
             });
         } else {
-            problem.set(!typed.is_empty());
+            problem.set(true);
         }
     };
     view! {
@@ -276,8 +283,8 @@ fn Query(state: ListState) -> AnyView {
             <input
                 id="filter-query"
                 type="text"
-                aria-label="Attribute as key=value, or a trace id"
-                placeholder="attribute=value, or a trace id"
+                aria-label="Query, attribute as key=value, or a trace id"
+                placeholder="{ llm:ttft > 500ms }, attribute=value, or a trace id"
                 spellcheck="false"
                 autocomplete="off"
                 autocapitalize="off"
@@ -290,14 +297,14 @@ fn Query(state: ListState) -> AnyView {
                 })
                 on:keydown=key(move |event| {
                     if event.key() == "Escape" {
-                        text.set(String::new());
+                        text.set(query.get_untracked());
                         browser::focus("main");
                     }
                 })
             />
             <kbd class="query-key" aria-hidden="true">"/"</kbd>
             <p class="field-problem" role="alert">
-                {view_of(move || problem.get().then_some("Write key=value, or the 32 hexadecimal digits of a trace id."))}
+                {view_of(move || problem.get().then_some("Write a query in braces, key=value, or the 32 hexadecimal digits of a trace id."))}
             </p>
         </form>
     }
