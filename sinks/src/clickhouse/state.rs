@@ -24,7 +24,6 @@ use parking_lot::Mutex;
 use records::{Found, PLAN, Records, Ring, encode};
 
 pub(super) use self::records::PlanRecord;
-use super::error::Error;
 use crate::{
     metrics::Metrics,
     retry::{Fault, Retry, fault_of_log},
