@@ -17,7 +17,7 @@ use infertrace_proto::v1::{
 use infertrace_runtime::{
     clock::ManualClock,
     log::{
-        Log, Millis, NewRecord, NextOffset, TopicPartition,
+        Log, Millis, NewRecord, TopicPartition,
         embedded::EmbeddedLog,
         range::{RangeReader, whole_topic},
     },
