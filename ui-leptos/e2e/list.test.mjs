@@ -103,7 +103,7 @@ visit("opens a shared address", "/traces?service=vllm&range=24h&max=900ms", {}, 
 
 // Scenario: a query in braces, then one that is not whole, then none. Guarantee: it is in the address and in the request
 // and can be edited; what is wrong with it is said where the list was, with the place; without it the list is whole again.
-visit("searches by a query", "/traces", {}, async (page) => {
+visit("searches by a query", "/traces", { allow: ["status of 400"] }, async (page) => {
   await rows(page).first().waitFor();
   const box = page.locator("#filter-query");
   await box.fill("{ status = error }");
