@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::{
     http,
-    process::{Process, START_TIMEOUT, free_port, wait_until},
+    process::{Process, START_TIMEOUT, cache_dir, free_port, wait_until},
 };
 
 /// How long a clean stop may take.
@@ -153,13 +153,16 @@ pub fn try_loadgen(args: &[&str], variables: &[(String, String)]) -> anyhow::Res
     Ok((output.status.success(), value))
 }
 
-/// A binary built beside the test that runs.
+/// A binary built beside the test that runs; of a benchmark, whose runner lies elsewhere, where `cargo xtask` builds.
 ///
 /// # Errors
 /// When it is not built.
 pub fn program(name: &str) -> anyhow::Result<PathBuf> {
     let test = std::env::current_exe()?;
-    let found = test.ancestors().skip(1).take(3).map(|folder| folder.join(name)).find(|path| path.is_file());
+    let beside = test.ancestors().skip(1).take(3).map(|folder| folder.join(name));
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| cache_dir().join("target"), PathBuf::from);
+    let found = beside.chain([target.join("release").join(name)]).find(|path| path.is_file());
     found.with_context(|| {
         format!("{name} is not built: run `cargo xtask test`, or first `cargo build --release -p {name}`")
     })
