@@ -7,7 +7,7 @@ use infertrace_runtime::log::embedded::EmbeddedLog;
 use infertrace_schemas::topics;
 use infertrace_tests::{
     infertrace::{STOP_TIMEOUT, Setup},
-    process::{Process, wait_until},
+    process::{Process, scratch_dir, wait_until},
 };
 
 use super::{
@@ -52,7 +52,7 @@ fn pause(up: &Process) -> anyhow::Result<()> {
 fn kills_on_the_embedded_log_change_nothing() -> anyhow::Result<()> {
     let rounds = number("INFERTRACE_TEST_PROCESSOR_ROUNDS", 1)?.max(1);
     let mut input = Input::seeded()?;
-    let dir = tempfile::tempdir()?;
+    let dir = scratch_dir("infertrace-faults-")?;
     let mut setup = Setup::new(dir.path())?;
     setup.variables = decisive();
     with_log(&setup, async |log| {

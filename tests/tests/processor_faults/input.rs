@@ -7,7 +7,7 @@ use infertrace_loadgen::simulate::{
     faults,
     offline::{Offline, OfflineSetup},
 };
-use infertrace_proto::v1::{Span, SpanBatch};
+use infertrace_proto::v1::{GpuSampleBatch, Origin, Sample, Span, SpanBatch, sample};
 use infertrace_runtime::log::{Log, Millis, NewRecord, TopicPartition};
 use infertrace_schemas::{partition::partition_of, record::encode_share, topics};
 use prost::Message as _;
@@ -45,12 +45,13 @@ impl Input {
             start_unix_ns: (turn_s - HEALTHY_S) * 1_000_000_000,
         })?;
         let partitions = log.partitions(topics::SPANS).await?;
+        let of_samples = log.partitions(topics::GPU).await?;
         for _ in 0..HEALTHY_S + FAULTY_S {
             let second = past.second();
             let at_ms = second.at_unix_ns / 1_000_000;
             let mut deliveries = Vec::new();
-            if let Some(samples) = second.samples {
-                deliveries.push(log.append(record(topics::GPU, 0, at_ms, Some(samples)))?);
+            for (partition, samples) in second.samples.iter().flat_map(|all| split_samples(all, of_samples)) {
+                deliveries.push(log.append(record(topics::GPU, partition, at_ms, Some(samples)))?);
             }
             for (partition, spans) in second.spans.iter().flat_map(|spans| split(spans, partitions)) {
                 deliveries.push(log.append(record(topics::SPANS, partition, at_ms, Some(spans)))?);
@@ -81,13 +82,17 @@ impl Input {
         Ok(())
     }
 
-    /// One trace a partition, so far ahead that all before it closes.
+    /// One trace a partition of spans and one reading a partition of samples, so far ahead that all before them closes.
     pub(super) async fn tail(&mut self, log: &dyn Log, ahead_ms: i64) -> anyhow::Result<()> {
         let partitions = log.partitions(topics::SPANS).await?;
         for partition in 0..partitions {
             let id = self.trace_in(partition, partitions);
             let time = now_ms() + ahead_ms;
             append(log, partition, time, Some(share(&id, time))).await?;
+        }
+        for partition in 0..log.partitions(topics::GPU).await? {
+            let time = now_ms() + ahead_ms;
+            log.append(record(topics::GPU, partition, time, Some(reading(time))))?.await?;
         }
         Ok(())
     }
@@ -135,6 +140,18 @@ fn split(spans: &[u8], partitions: u32) -> BTreeMap<u32, Vec<u8>> {
     parts.into_iter().map(|(partition, part)| (partition, part.encode_to_vec())).collect()
 }
 
+/// A record of samples split so that each origin has a partition of its own, or shares one, and every partition has some:
+/// windows wait for all of them.
+fn split_samples(samples: &[u8], partitions: u32) -> BTreeMap<u32, Vec<u8>> {
+    let batch = GpuSampleBatch::decode(samples).expect("the simulator writes batches");
+    let mut parts: BTreeMap<u32, GpuSampleBatch> = BTreeMap::new();
+    for sample in &batch.samples {
+        let empty = || GpuSampleBatch { samples: Vec::new(), ..batch.clone() };
+        parts.entry(sample.origin % partitions).or_insert_with(empty).samples.push(sample.clone());
+    }
+    parts.into_iter().map(|(partition, part)| (partition, part.encode_to_vec())).collect()
+}
+
 pub(super) fn now_ms() -> i64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
@@ -153,4 +170,18 @@ fn share(trace_id: &[u8; 16], time_ms: i64) -> Vec<u8> {
     };
     let encoded = span.encode_to_vec();
     encode_share("", b"", [encoded.as_slice()], &[])
+}
+
+/// A record with one sample.
+fn reading(time_ms: i64) -> Vec<u8> {
+    let sample = Sample {
+        name: "hw.gpu.utilization".to_owned(),
+        unit: "1".to_owned(),
+        time_unix_nano: time_ms * 1_000_000,
+        device_id: "tail".to_owned(),
+        value: Some(sample::Value::Number(0.5)),
+        ..Sample::default()
+    };
+    GpuSampleBatch { samples: vec![sample], origins: vec![Origin::default()], ..GpuSampleBatch::default() }
+        .encode_to_vec()
 }
