@@ -115,26 +115,11 @@ pub enum Bound {
 /// A condition on one span as a predicate; it is the condition itself where both bounds give the same.
 #[must_use]
 pub fn bounded(expression: &Expr, bound: Bound) -> Predicate {
-    let answerable = answerable(expression, bound == Bound::Possible).normalised();
+    let is_open = |comparison: &Comparison| Compiler::default().comparison(comparison).is_err();
+    let answerable = expression.assuming(&is_open, bound == Bound::Possible).normalised();
     let mut compiler = Compiler::default();
     let sql = compiler.expression(&answerable).expect("what rows cannot answer was replaced");
     Predicate { sql, parameters: compiler.parameters }
-}
-
-/// The condition with what rows cannot answer taken to hold or not, and the other way round where it is negated.
-fn answerable(expression: &Expr, holds: bool) -> Expr {
-    match expression {
-        Expr::Compare(comparison) if Compiler::default().comparison(comparison).is_err() => {
-            Expr::Constant(holds)
-        }
-        Expr::Constant(_) | Expr::Compare(_) => expression.clone(),
-        Expr::Not(inner) => Expr::Not(Box::new(answerable(inner, !holds))),
-        Expr::Binary { connective, left, right } => Expr::Binary {
-            connective: *connective,
-            left: Box::new(answerable(left, holds)),
-            right: Box::new(answerable(right, holds)),
-        },
-    }
 }
 
 fn unsupported(what: impl Into<String>) -> Unsupported {

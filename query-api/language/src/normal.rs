@@ -1,6 +1,6 @@
 //! Conditions in their normal form, in which every tier compiles them.
 
-use crate::ast::{Connective, Expr, Query, Spanset};
+use crate::ast::{Comparison, Connective, Expr, Query, Spanset};
 
 impl Query {
     /// The same query with every filter in normal form.
@@ -24,6 +24,22 @@ impl Spanset {
 }
 
 impl Expr {
+    /// The condition with what `is_open` names taken to hold or not, and the other way round where it is negated: with
+    /// `holds` it holds whenever this one may, without only where this one does whatever is open.
+    #[must_use]
+    pub fn assuming(&self, is_open: &dyn Fn(&Comparison) -> bool, holds: bool) -> Self {
+        match self {
+            Self::Compare(comparison) if is_open(comparison) => Self::Constant(holds),
+            Self::Constant(_) | Self::Compare(_) => self.clone(),
+            Self::Not(inner) => Self::Not(Box::new(inner.assuming(is_open, !holds))),
+            Self::Binary { connective, left, right } => Self::Binary {
+                connective: *connective,
+                left: Box::new(left.assuming(is_open, holds)),
+                right: Box::new(right.assuming(is_open, holds)),
+            },
+        }
+    }
+
     /// The same condition, in which only comparisons are negated, and a constant stands alone or not at all.
     ///
     /// A negated comparison is not one with the opposite operator: that of a missing field is false either way.

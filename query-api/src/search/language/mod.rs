@@ -224,9 +224,8 @@ fn fields_of<'q>(expression: &'q Expr, fields: &mut Vec<&'q Field>) {
 /// What one of the spans of every matching trace satisfies, decided by that span alone; `None` where any may.
 fn necessary(spanset: &Spanset) -> Option<Expr> {
     match spanset {
-        Spanset::Filter(expression) => {
-            Some(of_span_alone(expression, true).normalised()).filter(|all| *all != Expr::Constant(true))
-        }
+        Spanset::Filter(expression) => Some(expression.assuming(&is_of_trace, true).normalised())
+            .filter(|all| *all != Expr::Constant(true)),
         Spanset::Binary { operator: SpansetOperator::Or, left, right } => {
             let (left, right) = (Box::new(necessary(left)?), Box::new(necessary(right)?));
             Some(Expr::Binary { connective: Connective::Or, left, right })
@@ -236,23 +235,10 @@ fn necessary(spanset: &Spanset) -> Option<Expr> {
     }
 }
 
-/// The condition with everything that one row does not tell taken to hold, or not to where it is negated.
-fn of_span_alone(expression: &Expr, holds: bool) -> Expr {
-    match expression {
-        Expr::Compare(comparison) if is_of_trace(comparison.field()) => Expr::Constant(holds),
-        Expr::Constant(_) | Expr::Compare(_) => expression.clone(),
-        Expr::Not(inner) => Expr::Not(Box::new(of_span_alone(inner, !holds))),
-        Expr::Binary { connective, left, right } => Expr::Binary {
-            connective: *connective,
-            left: Box::new(of_span_alone(left, holds)),
-            right: Box::new(of_span_alone(right, holds)),
-        },
-    }
-}
-
-const fn is_of_trace(field: &Field) -> bool {
+/// Whether one row does not tell it.
+const fn is_of_trace(comparison: &Comparison) -> bool {
     use Intrinsic::{ChildCount, RootName, RootServiceName, TraceDuration};
-    matches!(field, Field::Intrinsic(TraceDuration | RootName | RootServiceName | ChildCount))
+    matches!(comparison.field(), Field::Intrinsic(TraceDuration | RootName | RootServiceName | ChildCount))
 }
 
 /// The comparisons that must all hold.

@@ -405,13 +405,14 @@ fn run(consumer: &BaseConsumer<Context>) {
             }
         }
         let polled = consumer.poll(Duration::ZERO);
-        gather(consumer, &context, polled);
+        let is_drained = gather(consumer, &context, polled);
         let deadline = {
             let mut shared = context.shared.lock();
             shared.answer_poll();
             shared.pending.as_ref().map(|pending| pending.deadline)
         };
-        if let Some(deadline) = deadline {
+        // librdkafka tells once that something is there: what is left behind would not wake anybody.
+        if let (Some(deadline), true) = (deadline, is_drained) {
             // Ends at once when there was a command or an event since the last wait.
             let wait = deadline.saturating_duration_since(Instant::now()).min(LONGEST_WAIT);
             std::thread::park_timeout(wait);
@@ -421,12 +422,13 @@ fn run(consumer: &BaseConsumer<Context>) {
 
 /// Keeps `first` and what has already been fetched after it, up to the pending poll's bytes.
 ///
-/// A rebalance callback may run in here; it first hands out what was gathered before it.
+/// A rebalance callback may run in here; it first hands out what was gathered before it. Returns whether nothing more was
+/// there.
 fn gather(
     consumer: &BaseConsumer<Context>,
     context: &Context,
     first: Option<KafkaResult<BorrowedMessage<'_>>>,
-) {
+) -> bool {
     let mut next = first;
     while let Some(polled) = next {
         match polled {
@@ -437,21 +439,22 @@ fn gather(
                 context.ends.lock().remove(&record.from);
                 shared.gathered.push(record);
                 if shared.pending.as_ref().is_none_or(|pending| shared.gathered_bytes >= pending.max_bytes) {
-                    return;
+                    return false;
                 }
             }
             Err(KafkaError::PartitionEOF(partition)) => {
                 note_end(consumer, context, partition);
-                return;
+                return false;
             }
             Err(error) => {
                 let error = report(consumer, &error);
                 context.shared.lock().failed = error;
-                return;
+                return false;
             }
         }
         next = consumer.poll(Duration::ZERO);
     }
+    true
 }
 
 /// Notes that the end of a partition was reached. librdkafka's wrapper names no topic: with several that have such a
