@@ -1,9 +1,11 @@
 //! A replay beside the live run of the same records: spans, GPU and engine samples, over the embedded log.
 
-mod support;
-
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
+use crate::support::{
+    embedded::{create_topics, live_state, open},
+    running::Running,
+};
 use infertrace_analytics::config::AnalystConfig;
 use infertrace_processors::{
     Config, Deps, build, insights,
@@ -29,10 +31,6 @@ use infertrace_schemas::{
     topics,
 };
 use prost::Message as _;
-use support::{
-    embedded::{create_topics, live_state, open},
-    running::Running,
-};
 use tokio_util::sync::CancellationToken;
 
 const PARTITIONS: u32 = 2;

@@ -9,7 +9,7 @@ use infertrace_runtime::log::{
 use infertrace_schemas::topics;
 
 /// Opens a log of many segments in `dir`.
-pub fn open(dir: &Path) -> Arc<EmbeddedLog> {
+pub(crate) fn open(dir: &Path) -> Arc<EmbeddedLog> {
     let config = Config {
         dir: dir.to_owned(),
         preallocate: false,
@@ -21,7 +21,7 @@ pub fn open(dir: &Path) -> Arc<EmbeddedLog> {
 }
 
 /// Creates every topic, those of the input with so many partitions.
-pub async fn create_topics(log: &EmbeddedLog, partitions: u32) {
+pub(crate) async fn create_topics(log: &EmbeddedLog, partitions: u32) {
     let spec = |topic: topics::Topic| TopicSpec {
         name: topic.name.into(),
         partitions: topic.partitions,
@@ -35,7 +35,7 @@ pub async fn create_topics(log: &EmbeddedLog, partitions: u32) {
 }
 
 /// Ends of every live topic, and positions of live groups.
-pub async fn live_state(log: &EmbeddedLog, partitions: u32) -> Vec<(String, u64, Option<NextOffset>)> {
+pub(crate) async fn live_state(log: &EmbeddedLog, partitions: u32) -> Vec<(String, u64, Option<NextOffset>)> {
     let mut state = Vec::new();
     for topic in topics::all(partitions) {
         for partition in 0..topic.partitions {

@@ -1,9 +1,8 @@
 //! Stitching over an in-memory log with faults.
 
-mod support;
-
 use std::sync::Arc;
 
+use crate::support::{FakeLog, Fault, running::Running};
 use bytes::Bytes;
 use infertrace_analytics::stitch::{Role, Sighting};
 use infertrace_processors::{
@@ -19,7 +18,6 @@ use infertrace_schemas::{
     avro::{RequestLink, SchemaIds},
     topics,
 };
-use support::{FakeLog, Fault, running::Running};
 
 const GROUP: &str = "infertrace-stitching";
 const T0: i64 = 1_700_000_000_000;

@@ -1,13 +1,12 @@
 //! Replays of a past range over the embedded log.
 
-mod support;
-
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::Duration,
 };
 
+use crate::support::embedded::{create_topics, live_state, open};
 use infertrace_analytics::config::AnalystConfig;
 use infertrace_processors::{
     Config,
@@ -28,7 +27,6 @@ use infertrace_schemas::{
     topics,
 };
 use prost::Message as _;
-use support::embedded::{create_topics, live_state, open};
 use tokio_util::sync::CancellationToken;
 
 const PARTITIONS: u32 = 3;

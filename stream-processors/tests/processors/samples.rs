@@ -1,9 +1,12 @@
 //! Samples through the service on an in-memory log: kills and restarts between any two records.
 
-mod support;
-
 use std::{collections::BTreeMap, sync::Arc};
 
+use crate::support::{
+    FakeLog, SAMPLES_GROUP,
+    counted::{marks, rolled, sum},
+    running::Running,
+};
 use infertrace_analytics::rollup::{Counter, Measure, Shape};
 use infertrace_processors::{
     Config, Deps, build,
@@ -17,11 +20,6 @@ use infertrace_runtime::{
 };
 use infertrace_schemas::topics;
 use prost::Message;
-use support::{
-    FakeLog, SAMPLES_GROUP,
-    counted::{marks, rolled, sum},
-    running::Running,
-};
 
 const T0: i64 = 1_700_000_000_000;
 

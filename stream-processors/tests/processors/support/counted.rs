@@ -9,9 +9,9 @@ use infertrace_schemas::topics;
 use super::FakeLog;
 
 /// What the second stage makes of the partials: source, window, window in which it is seen, key.
-pub type Rolled = BTreeMap<(u32, i64, i64, Key), (Cell, Exemplars)>;
+pub(crate) type Rolled = BTreeMap<(u32, i64, i64, Key), (Cell, Exemplars)>;
 
-pub fn rolled(log: &FakeLog) -> Rolled {
+pub(crate) fn rolled(log: &FakeLog) -> Rolled {
     let mut merged = Rolled::new();
     for record in log.records(topics::PARTIALS) {
         let batch = partials::decode(record.payload.as_deref().expect("a batch")).expect("own batch");
@@ -26,7 +26,7 @@ pub fn rolled(log: &FakeLog) -> Rolled {
 }
 
 /// The watermarks that the second stage is told of a source, in order.
-pub fn marks(log: &FakeLog, source: u32) -> Vec<i64> {
+pub(crate) fn marks(log: &FakeLog, source: u32) -> Vec<i64> {
     let batches = log
         .records(topics::PARTIALS)
         .into_iter()
@@ -34,7 +34,7 @@ pub fn marks(log: &FakeLog, source: u32) -> Vec<i64> {
     batches.filter(|batch| batch.source == source).filter_map(|batch| batch.watermark_ms).collect()
 }
 
-pub fn sum(rolled: &Rolled, shape: Shape, counter: Counter) -> u64 {
+pub(crate) fn sum(rolled: &Rolled, shape: Shape, counter: Counter) -> u64 {
     let of_shape = rolled.iter().filter(|((.., key), _)| key.shape() == shape);
     of_shape.map(|(_, (cell, _))| cell.get(counter)).sum()
 }

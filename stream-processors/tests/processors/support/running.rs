@@ -4,14 +4,14 @@ use infertrace_processors::Error;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-pub struct Running {
+pub(crate) struct Running {
     shutdown: CancellationToken,
-    pub task: JoinHandle<Result<(), Error>>,
+    pub(crate) task: JoinHandle<Result<(), Error>>,
 }
 
 impl Running {
     /// Runs what `run` makes of the token that ends it.
-    pub fn spawn<F>(run: impl FnOnce(CancellationToken) -> F) -> Self
+    pub(crate) fn spawn<F>(run: impl FnOnce(CancellationToken) -> F) -> Self
     where
         F: Future<Output = Result<(), Error>> + Send + 'static,
     {
@@ -20,13 +20,13 @@ impl Running {
         Self { shutdown, task }
     }
 
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.shutdown.cancel();
         self.task.await.expect("no panic").expect("no error");
     }
 
     /// As a kill would: nothing is committed any more.
-    pub async fn kill(self) {
+    pub(crate) async fn kill(self) {
         self.task.abort();
         let _ = self.task.await;
     }

@@ -2,10 +2,13 @@
 //!
 //! Event time is in the records and wall time in a manual clock; tests wait for changes of the log, never for time.
 
-mod support;
-
 use std::{collections::BTreeSet, sync::Arc};
 
+use crate::support::{
+    FakeLog, Fault,
+    counted::{marks, rolled, sum},
+    share, span,
+};
 use infertrace_analytics::rollup::{Counter, Shape};
 use infertrace_processors::{
     Config, Deps, Error, build, insights,
@@ -20,11 +23,6 @@ use infertrace_schemas::{
     avro::{Rollup, SchemaIds, TraceSummary},
     record::encode_share,
     topics,
-};
-use support::{
-    FakeLog, Fault,
-    counted::{marks, rolled, sum},
-    share, span,
 };
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;

@@ -1,9 +1,8 @@
 //! The second stage over an in-memory log with faults.
 
-mod support;
-
 use std::{collections::BTreeMap, sync::Arc};
 
+use crate::support::{FakeLog, Fault, running::Running};
 use bytes::Bytes;
 use infertrace_analytics::rollup::{Cell, Counter, Exemplars, Key, Measure, Partial, WINDOW_MS};
 use infertrace_processors::{
@@ -20,7 +19,6 @@ use infertrace_schemas::{
     avro::{Rollup, SchemaIds},
     topics,
 };
-use support::{FakeLog, Fault, running::Running};
 
 const GROUP: &str = "infertrace-insights";
 const T0: i64 = 1_700_000_000_000;

@@ -1,10 +1,8 @@
 //! An in-memory log with one consumer per group, faults on demand, and helpers to fill it.
 
-#![allow(dead_code, unreachable_pub)]
-
-pub mod counted;
-pub mod embedded;
-pub mod running;
+pub(crate) mod counted;
+pub(crate) mod embedded;
+pub(crate) mod running;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -25,7 +23,7 @@ use tokio::sync::Notify;
 
 /// What goes wrong with one call of a group's consumer or of a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// Nothing happens, and the caller is told so.
     Unavailable,
     /// Nothing happens, and the caller has to start over.
@@ -35,7 +33,7 @@ pub enum Fault {
 }
 
 /// The group that reads samples.
-pub const SAMPLES_GROUP: &str = "infertrace-samples";
+pub(crate) const SAMPLES_GROUP: &str = "infertrace-samples";
 
 #[derive(Default)]
 struct Partition {
@@ -57,14 +55,14 @@ struct State {
 }
 
 #[derive(Clone, Default)]
-pub struct FakeLog {
+pub(crate) struct FakeLog {
     state: Arc<Mutex<State>>,
-    pub changed: Arc<Notify>,
+    pub(crate) changed: Arc<Notify>,
 }
 
 impl FakeLog {
     /// Spans and summaries in `partitions` partitions, dead letters in one.
-    pub fn new(partitions: u32) -> Self {
+    pub(crate) fn new(partitions: u32) -> Self {
         let log = Self::default();
         for topic in topics::all(partitions) {
             for partition in 0..topic.partitions {
@@ -80,7 +78,7 @@ impl FakeLog {
     }
 
     /// Appends a record to the spans topic.
-    pub fn put(&self, partition: u32, timestamp_ms: i64, payload: Option<Vec<u8>>) {
+    pub(crate) fn put(&self, partition: u32, timestamp_ms: i64, payload: Option<Vec<u8>>) {
         let record = NewRecord {
             to: TopicPartition::new(topics::SPANS, partition),
             key: None,
@@ -92,24 +90,24 @@ impl FakeLog {
     }
 
     /// Appends a record to any topic.
-    pub fn put_record(&self, record: NewRecord) {
+    pub(crate) fn put_record(&self, record: NewRecord) {
         self.state().append(record);
         self.changed.notify_waiters();
     }
 
     /// What happens at the `call`-th call from now.
-    pub fn fail(&self, call: u64, fault: Fault) {
+    pub(crate) fn fail(&self, call: u64, fault: Fault) {
         let mut state = self.state();
         let at = state.calls + call;
         state.faults.insert(at, fault);
     }
 
-    pub fn calls(&self) -> u64 {
+    pub(crate) fn calls(&self) -> u64 {
         self.state().calls
     }
 
     /// Takes a partition away from the consumer and gives it back.
-    pub fn rebalance(&self, partition: u32) {
+    pub(crate) fn rebalance(&self, partition: u32) {
         let at = TopicPartition::new(topics::SPANS, partition);
         let mut state = self.state();
         state.rebalances.push_back(Event::Revoked(vec![at.clone()]));
@@ -118,34 +116,34 @@ impl FakeLog {
     }
 
     /// Retention: removes everything below `low`.
-    pub fn truncate(&self, partition: u32, low: u64) {
+    pub(crate) fn truncate(&self, partition: u32, low: u64) {
         let at = TopicPartition::new(topics::SPANS, partition);
         self.state().partitions.get_mut(&at).expect("a partition").low = low;
     }
 
     /// The partition as a new topic of the same name would have it.
-    pub fn empty(&self, partition: u32) {
+    pub(crate) fn empty(&self, partition: u32) {
         let at = TopicPartition::new(topics::SPANS, partition);
         self.state().partitions.insert(at, Partition::default());
     }
 
-    pub fn records(&self, topic: &str) -> Vec<Record> {
+    pub(crate) fn records(&self, topic: &str) -> Vec<Record> {
         let state = self.state();
         let of_topic = state.partitions.iter().filter(|(at, _)| &*at.topic == topic);
         of_topic.flat_map(|(_, partition)| partition.records.clone()).collect()
     }
 
-    pub fn committed_at(&self, group: &str, partition: u32) -> Option<u64> {
+    pub(crate) fn committed_at(&self, group: &str, partition: u32) -> Option<u64> {
         self.committed_in(topics::SPANS, group, partition)
     }
 
-    pub fn committed_in(&self, topic: &str, group: &str, partition: u32) -> Option<u64> {
+    pub(crate) fn committed_in(&self, topic: &str, group: &str, partition: u32) -> Option<u64> {
         let at = TopicPartition::new(topic, partition);
         self.state().committed.get(&(group.to_owned(), at)).copied()
     }
 
     /// Waits until `holds`, looking again at every change.
-    pub async fn until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
+    pub(crate) async fn until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
         let wait = async {
             loop {
                 let changed = self.changed.notified();
@@ -412,7 +410,7 @@ impl Log for FakeLog {
 }
 
 /// A span of trace `trace`.
-pub fn span(trace: u8, id: u8, parent: u8, start: i64, duration: i64) -> Span {
+pub(crate) fn span(trace: u8, id: u8, parent: u8, start: i64, duration: i64) -> Span {
     Span {
         trace_id: vec![trace + 1; 16],
         span_id: vec![id; 8],
@@ -426,7 +424,7 @@ pub fn span(trace: u8, id: u8, parent: u8, start: i64, duration: i64) -> Span {
 }
 
 /// One record with `spans`.
-pub fn share(spans: &[Span]) -> Vec<u8> {
+pub(crate) fn share(spans: &[Span]) -> Vec<u8> {
     let encoded: Vec<Vec<u8>> = spans.iter().map(Message::encode_to_vec).collect();
     encode_share("", b"", encoded.iter().map(Vec::as_slice), &[])
 }

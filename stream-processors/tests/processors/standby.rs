@@ -1,9 +1,8 @@
 //! Members of the second stage that follow one another's partitions, over the embedded log.
 
-mod support;
-
 use std::{path::Path, sync::Arc, time::Duration};
 
+use crate::support::{embedded, running::Running};
 use infertrace_analytics::rollup::{Cell, Counter, Exemplars, Key, Measure, Partial, WINDOW_MS};
 use infertrace_processors::{
     Deps,
@@ -20,7 +19,6 @@ use infertrace_runtime::{
     telemetry::{MetricsRegistry, exposition},
 };
 use infertrace_schemas::topics;
-use support::{embedded, running::Running};
 
 const GROUP: &str = "infertrace-insights";
 const T0: i64 = 1_700_000_000_000;
