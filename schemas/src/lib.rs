@@ -10,6 +10,7 @@ pub mod dedup;
 pub mod frame;
 pub mod lake;
 pub mod mapping;
+pub mod otlp_json;
 pub mod partition;
 pub mod reader;
 pub mod record;

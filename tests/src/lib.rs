@@ -5,6 +5,7 @@
 
 pub mod alertmanager;
 pub mod clickhouse;
+pub mod golang;
 pub mod http;
 pub mod infertrace;
 pub mod kafka;

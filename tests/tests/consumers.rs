@@ -20,7 +20,7 @@ use infertrace_schemas::{
     topics,
 };
 use infertrace_tests::{
-    http,
+    golang, http,
     kafka::Kafka,
     process::{Process, cache_dir, crate_dir, wait_until},
     registry::Registry,
@@ -74,9 +74,7 @@ fn python() -> anyhow::Result<Command> {
 }
 
 fn go() -> anyhow::Result<Command> {
-    let program = cache_dir().join("consumer-go").join("insights");
-    run(Command::new("go").args(["build", "-o"]).arg(&program).arg(".").current_dir(examples().join("go")))?;
-    Ok(Command::new(program))
+    Ok(Command::new(golang::build(&examples().join("go"), "consumer-go/insights")?))
 }
 
 fn java() -> anyhow::Result<Command> {

@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::Command, time::Duration};
 
 use anyhow::{Context as _, ensure};
 use infertrace_tests::{
-    http,
+    golang, http,
     infertrace::{STOP_TIMEOUT, Setup},
     process::{cache_dir, crate_dir, wait_until},
 };
@@ -34,13 +34,6 @@ fn python() -> anyhow::Result<PathBuf> {
     run(Command::new(&python).args(["-m", "pip", "install", "-q", "-r"]).arg(&requirements))?;
     std::fs::write(&done, wanted)?;
     Ok(python)
-}
-
-/// The Go program, built by Go's own cache.
-fn go() -> anyhow::Result<PathBuf> {
-    let program = cache_dir().join("otel-go").join("emit");
-    run(Command::new("go").args(["build", "-o"]).arg(&program).arg(".").current_dir(sources().join("go")))?;
-    Ok(program)
 }
 
 /// The Node program in a folder with its locked packages.
@@ -141,7 +134,8 @@ fn unmodified_sdks_export_and_nothing_is_lost() -> anyhow::Result<()> {
     let mut up = setup.up()?;
     let addresses = &setup.addresses;
     let (grpc, http_url, api) = (addresses.grpc_url(), addresses.http_url(), addresses.api_url());
-    let (python, go, node) = (python()?, go()?, node()?);
+    let go = golang::build(&sources().join("go"), "otel-go/emit")?;
+    let (python, node) = (python()?, node()?);
     let emit = sources().join("python/emit.py");
     let runs = [
         ("Python, gRPC", run(Command::new(&python).arg(&emit).args(["grpc", &grpc]))?),

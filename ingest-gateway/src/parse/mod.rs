@@ -8,7 +8,6 @@
 mod check;
 pub(crate) mod frames;
 pub(crate) mod json;
-mod json_schema;
 pub(crate) mod metrics;
 pub(crate) mod native;
 mod number_points;

@@ -341,3 +341,56 @@ impl Aggregate {
         &self.value
     }
 }
+
+/// A query whose spans are counted over time: `{ … } | rate() by(field, …)`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MetricsQuery {
+    /// Which spans.
+    pub query: Query,
+    /// What is counted of them, in each interval of time.
+    pub measure: Measure,
+    /// A series for each combination of these fields' values.
+    pub by: Vec<Field>,
+}
+
+/// What is told of the spans that start in an interval of time.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Measure {
+    /// `rate()`: spans a second.
+    Rate,
+    /// `count_over_time()`: spans.
+    Count,
+    /// A function of a field's numbers: `min_over_time(field)` and so on; [`Function::Count`] is [`Self::Count`]
+    /// instead.
+    Of(Function, Field),
+    /// `quantile_over_time(field, 0.9, …)`, each from 0 to 1.
+    Quantile(Field, Vec<f64>),
+    /// `histogram_over_time(field)`: spans by powers of two of the field's number.
+    Histogram(Field),
+}
+
+impl Measure {
+    /// The function, as it is written.
+    #[must_use]
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Rate => "rate",
+            Self::Count | Self::Of(Function::Count, _) => "count_over_time",
+            Self::Of(Function::Avg, _) => "avg_over_time",
+            Self::Of(Function::Min, _) => "min_over_time",
+            Self::Of(Function::Max, _) => "max_over_time",
+            Self::Of(Function::Sum, _) => "sum_over_time",
+            Self::Quantile(..) => "quantile_over_time",
+            Self::Histogram(_) => "histogram_over_time",
+        }
+    }
+
+    /// The field whose numbers it is of.
+    #[must_use]
+    pub const fn field(&self) -> Option<&Field> {
+        match self {
+            Self::Rate | Self::Count => None,
+            Self::Of(_, field) | Self::Quantile(field, _) | Self::Histogram(field) => Some(field),
+        }
+    }
+}

@@ -83,6 +83,28 @@ fn any(span: &impl SpanSource, field: &Field, test: &mut dyn FnMut(Scalar<'_>) -
     holds || (!is_there && span.any(&of_resource(), test))
 }
 
+/// The first value that a span has for `field`, for showing it or counting by it: ids are hexadecimal text; `None`
+/// without one, and for what is no single value or not finite.
+#[must_use]
+pub fn first(field: &Field, span: &impl SpanSource) -> Option<Value> {
+    let mut first = None;
+    any(span, field, &mut |value| {
+        first = match value {
+            Scalar::Text(text) => Some(Value::Text(text.to_owned())),
+            Scalar::Integer(number) => Some(Value::Integer(number)),
+            Scalar::Float(number) => Some(number).filter(|number| number.is_finite()).map(Value::Float),
+            Scalar::Duration(nanos) => Some(Value::Duration(nanos)),
+            Scalar::Bool(flag) => Some(Value::Bool(flag)),
+            Scalar::Status(status) => Some(Value::Status(status)),
+            Scalar::Kind(kind) => Some(Value::Kind(kind)),
+            Scalar::Id(bytes) => Some(Value::Text(hexadecimal(bytes))),
+            Scalar::Other => None,
+        };
+        true
+    });
+    first
+}
+
 fn satisfies(value: Scalar<'_>, comparison: &Comparison) -> bool {
     match (comparison.operator(), comparison.pattern(), value) {
         (Operator::Matches, Some(pattern), Scalar::Text(text)) => pattern.matches(text),

@@ -4,8 +4,9 @@
 //! { resource.service.name = "chat" && llm:ttft > 500ms } >> { status = error } | count() > 2
 //! ```
 //!
-//! [`parse`] makes a [`Query`] of text, typed and within [`limits`]; its `Display` is the text again. [`evaluate`]
-//! is what a query means; [`clickhouse`] is the same as SQL. The grammar is in `docs/query-language.md`.
+//! [`parse`] makes a [`Query`] of text, typed and within [`limits`]; its `Display` is the text again; [`parse_metrics`]
+//! a [`MetricsQuery`], which ends in what is counted over time. [`evaluate`] is what a query means; [`clickhouse`] is
+//! the same as SQL. The grammar is in `docs/query-language.md`.
 //!
 //! Invariants: a [`Query`] is well-typed, however it was made; [`parse`] takes any text without panicking, in memory
 //! and depth bounded by [`limits`]; no text of a query becomes SQL, only parameters; every tier answers what
@@ -17,6 +18,7 @@ pub mod clickhouse;
 mod error;
 pub mod evaluate;
 mod field;
+mod metrics;
 mod normal;
 mod parser;
 mod pattern;
@@ -26,12 +28,13 @@ mod scanner;
 mod tests;
 
 pub use ast::{
-    Aggregate, Comparison, Connective, Expr, Function, Kind, Operator, Query, Spanset, SpansetOperator,
-    Stage, Status, Value,
+    Aggregate, Comparison, Connective, Expr, Function, Kind, Measure, MetricsQuery, Operator, Query, Spanset,
+    SpansetOperator, Stage, Status, Value,
 };
 pub use check::TypeError;
 pub use error::{QueryError, Unsupported};
 pub use field::{Field, Intrinsic, Place, Scope, Type};
+pub use metrics::parse_metrics;
 pub use parser::parse;
 pub use pattern::{Pattern, PatternError};
 

@@ -12,20 +12,14 @@ use crate::{
     scanner::{Scanner, Token, TokenKind},
 };
 
-type Result<T> = std::result::Result<T, QueryError>;
+pub(crate) type Result<T> = std::result::Result<T, QueryError>;
 
 /// Reads a query.
 ///
 /// # Errors
 /// [`QueryError`] with the place of the first thing that is wrong, or that exceeds [`limits`].
 pub fn parse(text: &str) -> Result<Query> {
-    if text.len() > limits::LENGTH {
-        let message = format!("a query is at most {} bytes long; this one is cut off", limits::LENGTH);
-        return Err(QueryError::new(text, limits::LENGTH, message));
-    }
-    let mut scanner = Scanner::new(text);
-    let token = scanner.next()?;
-    let mut parser = Parser { text, scanner, token, depth: 0, terms: 0, patterns: 0 };
+    let mut parser = Parser::new(text)?;
     let query = parser.query()?;
     match parser.token.kind {
         TokenKind::End => Ok(query),
@@ -33,11 +27,11 @@ pub fn parse(text: &str) -> Result<Query> {
     }
 }
 
-struct Parser<'a> {
+pub(crate) struct Parser<'a> {
     text: &'a str,
     scanner: Scanner<'a>,
     /// The next one.
-    token: Token<'a>,
+    pub(crate) token: Token<'a>,
     depth: usize,
     terms: usize,
     patterns: usize,
@@ -50,7 +44,17 @@ enum Operand {
 }
 
 impl<'a> Parser<'a> {
-    fn advance(&mut self) -> Result<Token<'a>> {
+    pub(crate) fn new(text: &'a str) -> Result<Self> {
+        if text.len() > limits::LENGTH {
+            let message = format!("a query is at most {} bytes long; this one is cut off", limits::LENGTH);
+            return Err(QueryError::new(text, limits::LENGTH, message));
+        }
+        let mut scanner = Scanner::new(text);
+        let token = scanner.next()?;
+        Ok(Self { text, scanner, token, depth: 0, terms: 0, patterns: 0 })
+    }
+
+    pub(crate) fn advance(&mut self) -> Result<Token<'a>> {
         let next = self.scanner.next()?;
         Ok(std::mem::replace(&mut self.token, next))
     }
@@ -59,7 +63,7 @@ impl<'a> Parser<'a> {
         matches!(self.token.kind, TokenKind::Symbol(next) if next == symbol)
     }
 
-    fn take(&mut self, symbol: &str) -> Result<bool> {
+    pub(crate) fn take(&mut self, symbol: &str) -> Result<bool> {
         let is_there = self.is(symbol);
         if is_there {
             self.advance()?;
@@ -67,16 +71,16 @@ impl<'a> Parser<'a> {
         Ok(is_there)
     }
 
-    fn require(&mut self, symbol: &str) -> Result<()> {
+    pub(crate) fn require(&mut self, symbol: &str) -> Result<()> {
         if self.take(symbol)? { Ok(()) } else { Err(self.expected(&format!("`{symbol}`"))) }
     }
 
-    fn error(&self, at: usize, message: impl Into<String>) -> QueryError {
+    pub(crate) fn error(&self, at: usize, message: impl Into<String>) -> QueryError {
         QueryError::new(self.text, at, message)
     }
 
     /// That something else was expected at the next token.
-    fn expected(&self, what: &str) -> QueryError {
+    pub(crate) fn expected(&self, what: &str) -> QueryError {
         let hint = match self.token.kind {
             TokenKind::End => "; the query ends here".to_owned(),
             TokenKind::Word(word) if word.eq_ignore_ascii_case("and") => "; write `&&`".to_owned(),
@@ -119,7 +123,7 @@ impl<'a> Parser<'a> {
     }
 
     /// `&&` and `||` bind alike, from the left, as in TraceQL.
-    fn spansets(&mut self) -> Result<Spanset> {
+    pub(crate) fn spansets(&mut self) -> Result<Spanset> {
         let mut left = self.structure()?;
         loop {
             let operator = match self.token.kind {
@@ -315,14 +319,14 @@ impl<'a> Parser<'a> {
         }
     }
 
-    fn field(&mut self) -> Result<Field> {
+    pub(crate) fn field(&mut self) -> Result<Field> {
         self.count_term(self.token.at)?;
         let field = self.field_of_token("a field")?;
         self.advance()?;
         Ok(field)
     }
 
-    fn stage(&mut self) -> Result<Stage> {
+    pub(crate) fn stage(&mut self) -> Result<Stage> {
         let at = self.token.at;
         let known = "`count()`, `avg(…)`, `min(…)`, `max(…)`, `sum(…)`, `by(…)` or `select(…)`";
         let TokenKind::Word(word) = self.token.kind else { return Err(self.expected(known)) };

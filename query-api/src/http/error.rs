@@ -117,6 +117,34 @@ impl ApiError {
     }
 }
 
+impl ApiError {
+    /// Code of the answer.
+    pub(crate) const fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// What is wrong, on one line or a few.
+    pub(crate) fn message(&self) -> String {
+        match &self.parameter {
+            Some(parameter) => format!("{parameter}: {}", self.detail),
+            None => self.detail.clone(),
+        }
+    }
+
+    /// As an answer with this body.
+    pub(crate) fn with_body(&self, content_type: &'static str, body: String) -> Response {
+        let mut response = Response::new(Body::from(body));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Some(seconds) = self.retry_after_s {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut problem = Map::new();
@@ -124,21 +152,16 @@ impl IntoResponse for ApiError {
         problem.insert("title".to_owned(), self.title.into());
         problem.insert("status".to_owned(), self.status.as_u16().into());
         problem.insert("code".to_owned(), self.code.into());
-        problem.insert("detail".to_owned(), self.detail.into());
-        if let Some(parameter) = self.parameter {
-            problem.insert("parameter".to_owned(), parameter.into());
+        problem.insert("detail".to_owned(), self.detail.clone().into());
+        if let Some(parameter) = &self.parameter {
+            problem.insert("parameter".to_owned(), parameter.clone().into());
         }
         if !self.partial.is_empty() {
             problem.insert("partial".to_owned(), json!(self.partial));
         }
-        let mut response = Response::new(Body::from(Json::Object(problem).to_string()));
-        *response.status_mut() = self.status;
-        let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if let Some(seconds) = self.retry_after_s {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-        }
+        let mut response = self.with_body("application/problem+json", Json::Object(problem).to_string());
+        // For the APIs that tell errors in another form.
+        response.extensions_mut().insert(self);
         response
     }
 }

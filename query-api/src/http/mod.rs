@@ -5,9 +5,11 @@
 
 mod aggregates;
 mod assets;
+mod compat;
 mod error;
 mod insight_stream;
 mod insights;
+mod jaeger;
 mod names;
 mod operations;
 mod params;
@@ -15,6 +17,7 @@ mod respond;
 mod search;
 mod server;
 mod stream;
+mod tempo;
 mod traces;
 mod triage;
 
@@ -104,6 +107,8 @@ pub(crate) struct App {
 /// The whole service as a router.
 pub(crate) fn router(app: Arc<App>) -> Router {
     api()
+        .nest(jaeger::PREFIX, jaeger::router())
+        .nest(tempo::PREFIX, tempo::router())
         .method_not_allowed_fallback(|| async { ApiError::wrong_method() })
         .fallback(fallback)
         .layer(from_fn_with_state(Arc::clone(&app), guard))
@@ -116,7 +121,11 @@ async fn fallback(method: Method, uri: Uri, request: Request) -> Response {
         return ApiError::wrong_method().into_response();
     }
     let path = uri.path();
-    if path == "/api" || path.starts_with("/api/") {
+    if path == "/api"
+        || path.starts_with("/api/")
+        || path.starts_with("/jaeger/")
+        || path.starts_with("/tempo/")
+    {
         return ApiError::no_route(path).into_response();
     }
     assets::embedded().serve(path, request.headers())

@@ -11,7 +11,7 @@ use serde_json::{Value as Json, json};
 
 use super::{App, error::ApiError, params, respond};
 use crate::{
-    search::{PageRequest, engine},
+    search::{Cursor, Page, PageRequest, SpanFilters, engine},
     trace::render,
 };
 
@@ -26,12 +26,7 @@ pub(super) async fn search(
     let (limit, lowered) = query.limit(limits)?;
     let cursor = query.cursor(&filters)?;
     let fingerprint = filters.fingerprint();
-    let budget = Duration::from_millis(limits.search_budget_ms);
-    let step_rows = app.config.lake.search_step_rows;
-    let most_spans = limits.max_spans_per_trace;
-    let request = PageRequest { filters, limit, cursor, budget, step_rows, most_spans };
-    let _permit = app.searches.acquire().await.map_err(|error| ApiError::internal(&error))?;
-    let page = engine::find(&app.store, &request).await.map_err(|error| ApiError::internal(&error))?;
+    let page = page(&app, filters, limit, cursor).await?;
     let mut traces = Vec::with_capacity(page.hits.len());
     for hit in &page.hits {
         let mut summary = render::listed(&hit.trace_id, &hit.trace, &hit.parts, &app.pricer);
@@ -61,4 +56,24 @@ pub(super) async fn search(
     }
     let body = answer.to_string().into_bytes();
     Ok(respond::json(&headers, body, limits.max_response_bytes).await)
+}
+
+/// A page of traces, within the limits of a search.
+pub(super) async fn page(
+    app: &App,
+    filters: SpanFilters,
+    limit: usize,
+    cursor: Option<Cursor>,
+) -> Result<Page, ApiError> {
+    let limits = &app.config.limits;
+    let request = PageRequest {
+        filters,
+        limit,
+        cursor,
+        budget: Duration::from_millis(limits.search_budget_ms),
+        step_rows: app.config.lake.search_step_rows,
+        most_spans: limits.max_spans_per_trace,
+    };
+    let _permit = app.searches.acquire().await.map_err(|error| ApiError::internal(&error))?;
+    engine::find(&app.store, &request).await.map_err(|error| ApiError::internal(&error))
 }

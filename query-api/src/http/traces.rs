@@ -11,7 +11,7 @@ use axum::{
 use super::{App, error::ApiError, insights, params, respond};
 use crate::{
     hot::TraceId,
-    lake::Problem,
+    search::engine::by_trace,
     store::{Found, Part},
     trace::{
         assemble,
@@ -41,14 +41,7 @@ pub(super) async fn trace(
         Some("otlp") => Format::Otlp,
         Some(_) => return Err(ApiError::bad_parameter("format", "expected json or otlp")),
     };
-    let snapshot = app.store.snapshot().await;
-    let Found { parts, problems, warnings } = app.store.rows(&snapshot, &[id], &None).await;
-    let problems: Vec<Problem> = snapshot.problems.into_iter().chain(problems).collect();
-    let warnings: Vec<String> = snapshot.warnings.into_iter().chain(warnings).collect();
-    let lacks = Lacks { problems, warnings };
-    if parts.is_empty() {
-        return Err(ApiError::no_trace(&hex::encode(id), &lacks.problems));
-    }
+    let (parts, lacks) = find(&app, id).await?;
     let spans: usize = parts.iter().map(|part| part.rows.rows.len()).sum();
     let body = if spans <= SPANS_INLINE {
         render(&app, id, &parts, &lacks, format)?
@@ -58,6 +51,32 @@ pub(super) async fn trace(
         tokio::task::spawn_blocking(work).await.map_err(|error| ApiError::internal(&error))??
     };
     Ok(respond::json(&headers, body, app.config.limits.max_response_bytes).await)
+}
+
+/// The rows of a trace from every tier, all columns, and what they lack.
+pub(super) async fn find(app: &App, id: TraceId) -> Result<(Vec<Part>, Lacks), ApiError> {
+    let (parts, lacks) = look_up(app, &[id]).await;
+    if parts.is_empty() {
+        return Err(ApiError::no_trace(&hex::encode(id), &lacks.problems));
+    }
+    Ok((parts, lacks))
+}
+
+/// The same of several traces, in their order, without those that no tier holds; what they lack is told of all
+/// together.
+pub(super) async fn find_all(app: &App, ids: &[TraceId]) -> (Vec<(TraceId, Vec<Part>)>, Lacks) {
+    let (parts, lacks) = look_up(app, ids).await;
+    let mut by_trace = by_trace(&parts, ids);
+    let found = ids.iter().filter_map(|id| by_trace.remove(id).map(|parts| (*id, parts))).collect();
+    (found, lacks)
+}
+
+async fn look_up(app: &App, ids: &[TraceId]) -> (Vec<Part>, Lacks) {
+    let snapshot = app.store.snapshot().await;
+    let Found { parts, problems, warnings } = app.store.rows(&snapshot, ids, &None).await;
+    let problems = snapshot.problems.into_iter().chain(problems).collect();
+    let warnings = snapshot.warnings.into_iter().chain(warnings).collect();
+    (parts, Lacks { problems, warnings })
 }
 
 fn render(

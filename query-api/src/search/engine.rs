@@ -432,6 +432,16 @@ impl Search<'_> {
     }
 }
 
+/// The rows of parts by the traces of `ids` that they belong to.
+pub(crate) fn by_trace(parts: &[Part], ids: &[TraceId]) -> StdHashMap<TraceId, Vec<Part>> {
+    let wanted: BTreeSet<TraceId> = ids.iter().copied().collect();
+    let mut by_trace = StdHashMap::new();
+    for part in parts {
+        split_by_trace(part, &None, &wanted, &mut StdHashMap::new(), &mut by_trace);
+    }
+    by_trace
+}
+
 /// Deals the rows of a part out to their traces and notes the earliest match of each.
 fn split_by_trace(
     part: &Part,

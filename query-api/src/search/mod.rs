@@ -14,4 +14,4 @@ pub mod language;
 pub use cursor::{Cursor, CursorError};
 pub use engine::{Page, PageRequest};
 pub use filters::SpanFilters;
-pub use language::{TraceQuery, TraceQueryError};
+pub use language::{Found, Metrics, TraceQuery, TraceQueryError};

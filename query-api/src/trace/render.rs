@@ -1,5 +1,7 @@
 //! The JSON of a trace and of its summary.
 
+use std::collections::{HashMap, hash_map::Entry};
+
 use infertrace_analytics::cost::Pricer;
 use infertrace_schemas::{
     trace::NONE,
@@ -235,4 +237,74 @@ pub fn otlp(trace: &Assembled, parts: &[Part]) -> Result<Vec<u8>, ViewError> {
         (&views[place.part as usize], place.row as usize)
     });
     Ok(to_otlp_json(rows).into_bytes())
+}
+
+/// As [`otlp`], with each span under a resource whose `service.name` is the span's service, which is what other tools
+/// take for it. A sender may leave it out of the resource, or name another for a span.
+///
+/// # Errors
+/// As [`otlp`], and when a resource is no JSON.
+pub fn otlp_by_service(trace: &Assembled, parts: &[Part]) -> Result<Vec<u8>, OtlpError> {
+    let views = parts.iter().map(|part| SpanView::new(&part.rows.batch)).collect::<Result<Vec<_>, _>>()?;
+    let mut names: HashMap<&str, Option<String>> = HashMap::new();
+    let mut services: Vec<(&str, Vec<(&SpanView<'_>, usize)>)> = Vec::new();
+    let mut is_named = true;
+    for node in 0..trace.analysis.nodes.len() {
+        let place = trace.place(node);
+        let (view, row) = (&views[place.part as usize], place.row as usize);
+        let (service, resource) = (view.service(row), view.resource(row));
+        let name = match names.entry(resource) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert(service_of(&serde_json::from_str(resource)?)),
+        };
+        is_named &= name.as_deref() == Some(service);
+        match services.iter_mut().find(|(known, _)| *known == service) {
+            Some((_, rows)) => rows.push((view, row)),
+            None => services.push((service, vec![(view, row)])),
+        }
+    }
+    if is_named {
+        return Ok(otlp(trace, parts)?);
+    }
+    let mut all = Vec::new();
+    for (service, rows) in services {
+        let mut told: Json = serde_json::from_str(&to_otlp_json(rows))?;
+        for spans in told["resourceSpans"].as_array_mut().into_iter().flatten() {
+            name_service(&mut spans["resource"], service);
+        }
+        if let Json::Array(spans) = told["resourceSpans"].take() {
+            all.extend(spans);
+        }
+    }
+    Ok(json!({"resourceSpans": all}).to_string().into_bytes())
+}
+
+const SERVICE: &str = "service.name";
+
+/// Why a trace could not be told as OTLP.
+#[derive(Debug, thiserror::Error)]
+pub enum OtlpError {
+    /// A batch lacks a column.
+    #[error(transparent)]
+    View(#[from] ViewError),
+    /// What is stored of a resource is no JSON.
+    #[error("a resource is no JSON: {0}")]
+    Resource(#[from] serde_json::Error),
+}
+
+fn service_of(resource: &Json) -> Option<String> {
+    let attributes = resource["attributes"].as_array().into_iter().flatten();
+    let named = attributes.filter(|attribute| attribute["key"] == SERVICE);
+    named.last().and_then(|attribute| attribute["value"]["stringValue"].as_str()).map(str::to_owned)
+}
+
+fn name_service(resource: &mut Json, service: &str) {
+    let attribute = json!({"key": SERVICE, "value": {"stringValue": service}});
+    match resource["attributes"].as_array_mut() {
+        Some(attributes) => {
+            attributes.retain(|attribute| attribute["key"] != SERVICE);
+            attributes.insert(0, attribute);
+        }
+        None => resource["attributes"] = json!([attribute]),
+    }
 }

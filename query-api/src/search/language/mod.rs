@@ -11,10 +11,10 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use datafusion::{common::ScalarValue, logical_expr::Expr as Plan, prelude::col};
 use infertrace_query_language::{
-    Comparison, Connective, Expr, Field, Intrinsic, Operator, Place, Query, QueryError, Scope, Spanset,
-    SpansetOperator, Stage, Type, Value,
-    evaluate::{Scalar, SpanSource, Trace},
-    parse,
+    Comparison, Connective, Expr, Field, Intrinsic, Measure, Operator, Place, Query, QueryError, Scope,
+    Spanset, SpansetOperator, Stage, Type, Value,
+    evaluate::{Scalar, SpanSource, Trace, first},
+    parse, parse_metrics,
 };
 use infertrace_schemas::columns::{name, span_schema};
 
@@ -33,6 +33,28 @@ pub struct TraceQuery {
     query: Query,
     /// What one of the spans of every match satisfies; `None` where any may.
     necessary: Option<Arc<Expr>>,
+    /// Fields whose values are told of the spans found.
+    shown: Vec<Field>,
+}
+
+/// A span that a query finds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Found {
+    /// Its place among the nodes of the trace's analysis.
+    pub node: usize,
+    /// The first value that it has for each of [`TraceQuery::shown`].
+    pub values: Vec<Option<Value>>,
+}
+
+/// What is counted of the spans that a query finds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Metrics {
+    /// The query; it shows [`Self::by`], and behind them the field of [`Self::measure`] if it has one.
+    pub query: TraceQuery,
+    /// What is counted.
+    pub measure: Measure,
+    /// What series differ by.
+    pub by: Vec<Field>,
 }
 
 /// By its text, since that is what two requests have in common.
@@ -58,19 +80,67 @@ pub enum TraceQueryError {
 }
 
 impl TraceQuery {
+    /// The query that finds every trace.
+    #[must_use]
+    pub fn all() -> Self {
+        let spanset = Spanset::Filter(Expr::Constant(true));
+        Self::new(Query { spanset, stages: Vec::new() })
+    }
+
+    fn new(query: Query) -> Self {
+        let query = query.normalised();
+        let necessary = necessary(&query.spanset).map(Arc::new);
+        let mut parsed = Self { text: query.to_string(), query, necessary, shown: Vec::new() };
+        let mut shown: Vec<Field> = Vec::new();
+        let selected = parsed.query.stages.iter().filter_map(|stage| match stage {
+            Stage::Select(fields) => Some(fields),
+            Stage::Aggregate(_) | Stage::By(_) => None,
+        });
+        for field in parsed.fields().into_iter().chain(selected.flatten()) {
+            if !shown.contains(field) {
+                shown.push(field.clone());
+            }
+        }
+        parsed.shown = shown;
+        parsed
+    }
+
     /// Reads a query; its text in normal form is its identity.
     ///
     /// # Errors
     /// [`TraceQueryError`]; a mistake's message shows the place.
     pub fn parse(text: &str) -> Result<Self, TraceQueryError> {
         let shown = |error: QueryError| TraceQueryError::Language(error.render(text));
-        let query = parse(text).map_err(shown)?.normalised();
-        let necessary = necessary(&query.spanset).map(Arc::new);
-        let parsed = Self { text: query.to_string(), query, necessary };
-        match parsed.fields().into_iter().find(|field| **field == Field::Intrinsic(Intrinsic::Cost)) {
+        Self::new(parse(text).map_err(shown)?).stored()
+    }
+
+    /// Reads a query that ends in a metrics function.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub fn parse_metrics(text: &str) -> Result<Metrics, TraceQueryError> {
+        let shown = |error: QueryError| TraceQueryError::Language(error.render(text));
+        let parsed = parse_metrics(text).map_err(shown)?;
+        let mut query = Self::new(parsed.query).stored()?;
+        query.shown = parsed.by.iter().chain(parsed.measure.field()).cloned().collect();
+        match query.shown.iter().find(|field| is_cost(field)) {
             Some(field) => Err(TraceQueryError::NotStored(field.to_string())),
-            None => Ok(parsed),
+            None => Ok(Metrics { query, measure: parsed.measure, by: parsed.by }),
         }
+    }
+
+    /// Itself, unless it is decided by what no tier stores.
+    fn stored(self) -> Result<Self, TraceQueryError> {
+        match self.fields().into_iter().find(|field| is_cost(field)) {
+            Some(field) => Err(TraceQueryError::NotStored(field.to_string())),
+            None => Ok(self),
+        }
+    }
+
+    /// Fields whose values [`Self::found`] tells: those that decide, and those that `select` names.
+    #[must_use]
+    pub fn shown(&self) -> &[Field] {
+        &self.shown
     }
 
     /// What a span must satisfy for its trace to be looked at, as an expression for the engine.
@@ -112,10 +182,11 @@ impl TraceQuery {
         may
     }
 
-    /// Columns by which [`Self::matches`] decides.
+    /// Columns that [`Self::matches`] and [`Self::found`] read.
     #[must_use]
     pub fn columns(&self) -> Vec<&'static str> {
-        let of_fields: BTreeSet<_> = self.fields().into_iter().flat_map(columns_of).collect();
+        let fields = self.fields().into_iter().chain(&self.shown);
+        let of_fields: BTreeSet<_> = fields.flat_map(columns_of).collect();
         of_fields.into_iter().collect()
     }
 
@@ -124,7 +195,32 @@ impl TraceQuery {
     /// # Errors
     /// [`MissingColumn`] when a part lacks one of [`Self::columns`].
     pub fn matches(&self, trace: &Assembled, parts: &[Part]) -> Result<bool, MissingColumn> {
-        let fields = self.fields();
+        self.decide(trace, parts, self.fields(), |_, sets| !sets.is_empty())
+    }
+
+    /// The sets of spans that the query finds in a trace; none where it does not match.
+    ///
+    /// # Errors
+    /// As [`Self::matches`].
+    pub fn found(&self, trace: &Assembled, parts: &[Part]) -> Result<Vec<Vec<Found>>, MissingColumn> {
+        let fields = self.fields().into_iter().chain(&self.shown).collect();
+        self.decide(trace, parts, fields, |spans, sets| {
+            let told = |node: usize| {
+                let values = self.shown.iter().map(|field| first(field, &spans[node])).collect();
+                Found { node, values }
+            };
+            sets.into_iter().map(|set| set.into_iter().map(told).collect()).collect()
+        })
+    }
+
+    /// Hands the trace's spans, with `fields` opened, and the sets of them that the query finds to `tell`.
+    fn decide<T>(
+        &self,
+        trace: &Assembled,
+        parts: &[Part],
+        fields: Vec<&Field>,
+        tell: impl FnOnce(&[Node<'_>], Vec<Vec<usize>>) -> T,
+    ) -> Result<T, MissingColumn> {
         let opened = parts
             .iter()
             .map(|part| Fields::open(&part.rows.batch, fields.iter().copied()))
@@ -150,7 +246,8 @@ impl TraceQuery {
             })
             .collect();
         let parent = |index: usize| Some(nodes[index].parent as usize);
-        Ok(!Trace::new(&spans, parent).find(&self.query).is_empty())
+        let sets = Trace::new(&spans, parent).find(&self.query);
+        Ok(tell(&spans, sets))
     }
 
     /// Every field that decides.
@@ -167,6 +264,10 @@ impl TraceQuery {
         }
         fields
     }
+}
+
+fn is_cost(field: &Field) -> bool {
+    *field == Field::Intrinsic(Intrinsic::Cost)
 }
 
 /// What the spans of one trace share.

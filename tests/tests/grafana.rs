@@ -1,0 +1,51 @@
+//! Tempo's and Jaeger's types read what `infertrace up` answers to the requests of Grafana's data sources.
+
+use std::{
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context as _, ensure};
+use infertrace_tests::{
+    golang, http,
+    infertrace::{STOP_TIMEOUT, Setup},
+    process::{crate_dir, wait_until},
+};
+use serde_json::Value;
+
+fn spans(otlp: &Value) -> usize {
+    let list = |value: &Value, key: &str| value[key].as_array().cloned().unwrap_or_default();
+    let scopes = list(otlp, "resourceSpans").into_iter().flat_map(|resource| list(&resource, "scopeSpans"));
+    scopes.map(|scope| list(&scope, "spans").len()).sum()
+}
+
+/// Scenario: a trace sent by OpenTelemetry's SDK for Go; then each request that Grafana's Tempo and Jaeger data sources
+/// send: traces by id in both versions as protobuf and JSON, searches by TraceQL, by tags and by Jaeger's form, names
+/// and values for completion, metrics. Guarantee: Tempo's and Jaeger's own types read every answer without an unknown
+/// field, and tell the trace as it was sent.
+#[test]
+fn types_of_tempo_and_jaeger_read_the_answers() -> anyhow::Result<()> {
+    if !golang::is_installed() {
+        return Ok(());
+    }
+    let emit = golang::build(&crate_dir().join("otel/go"), "otel-go/emit")?;
+    let ask = golang::build(&crate_dir().join("grafana"), "grafana-go/ask")?;
+    let dir = tempfile::tempdir()?;
+    let setup = Setup::new(dir.path())?;
+    let mut up = setup.up()?;
+    let (api, endpoint) = (setup.addresses.api_url(), format!("127.0.0.1:{}", setup.addresses.grpc));
+    let sent = Command::new(&emit).args(["grpc", &endpoint]).output()?;
+    ensure!(sent.status.success(), "emit failed: {}", String::from_utf8_lossy(&sent.stderr));
+    let trace: Value = serde_json::from_slice(&sent.stdout).context("what emit printed")?;
+    let url =
+        format!("{api}/api/v1/traces/{}?format=otlp", trace["trace_id"].as_str().context("a trace id")?);
+    wait_until("both spans", Duration::from_secs(20), || {
+        Ok(http::status(&url) == Some(200) && spans(&http::get_json(&url)?) == 2)
+    })?;
+    let input = dir.path().join("sent.json");
+    std::fs::write(&input, &sent.stdout)?;
+    let asked = Command::new(&ask).arg(&api).stdin(Stdio::from(std::fs::File::open(&input)?)).output()?;
+    ensure!(asked.status.success(), "{}\n{}", String::from_utf8_lossy(&asked.stderr), up.tail());
+    ensure!(up.terminate(STOP_TIMEOUT)?.success(), "infertrace up did not end well\n{}", up.tail());
+    Ok(())
+}
