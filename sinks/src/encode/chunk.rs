@@ -1,8 +1,8 @@
 //! Text columns straight into Parquet pages.
 //!
 //! The general writer wants text picked into order first and then hashes every value of it, though a span's
-//! text is mostly what the span before had, or is numbered already. Here values are taken where they lie, and
-//! compared with the last one under the same hint (the attribute's key) before anything is hashed.
+//! text is mostly what the span before had, or is numbered already. Here values are numbered where they lie, compared
+//! with the last one under the same hint (the attribute's key) before anything is hashed; only numbers are picked.
 //!
 //! Invariants: a chunk is either dictionary-encoded as a whole or plain as a whole; its bytes depend on the
 //! values and their order only; a dictionary stays below [`MAX_DICTIONARY_BYTES`].
@@ -96,59 +96,77 @@ impl<'a> Values<'a> {
         if terms.is_empty() { Self::None } else { Self::Coded { codes, terms } }
     }
 
-    /// Numbers `values`; `hint(index, previous code)` is small, and equal for values that are likely equal.
+    /// The texts at `picks`, in this order; `text` gives the one at a position.
     pub(super) fn of_texts(
-        values: impl ExactSizeIterator<Item = &'a [u8]> + Clone,
-        hint: impl Fn(usize, u32) -> u32,
+        numbers: Option<&Numbers<'a>>,
+        text: impl Fn(usize) -> &'a [u8],
+        picks: &[u32],
     ) -> Self {
+        let Some(numbers) = numbers else {
+            return Self::Plain(picks.iter().map(|pick| text(*pick as usize)).collect());
+        };
+        let codes = picks.iter().map(|pick| numbers.codes[*pick as usize] as i32);
+        Self::of_keys(codes, |code| numbers.terms[code], numbers.terms.len())
+    }
+}
+
+/// Texts numbered where they lie, one after the other: rows are picked into another order, and to go after their text in
+/// that order misses the caches at every step, while numbers are small.
+pub(super) struct Numbers<'a> {
+    /// By position; [`UNKNOWN`] where nothing is picked.
+    pub(super) codes: Vec<u32>,
+    terms: Vec<&'a [u8]>,
+}
+
+impl<'a> Numbers<'a> {
+    /// Numbers those of `len` texts that are among `picks`; `None` where most of them differ. `hint(position, previous
+    /// code)` is small, and equal for texts that are likely equal.
+    pub(super) fn of(
+        len: usize,
+        text: impl Fn(usize) -> &'a [u8],
+        picks: &[u32],
+        hint: impl Fn(usize, u32) -> u32,
+    ) -> Option<Self> {
+        let mut picked = vec![false; len];
+        picks.iter().for_each(|pick| picked[*pick as usize] = true);
         let mut terms: Vec<&'a [u8]> = Vec::new();
         let mut bytes = 0;
         let mut last_of_hint: Vec<u32> = Vec::new();
         // With its hash, so that a growing table need not go back to the texts.
         let mut numbers: HashTable<(u64, u32)> = HashTable::with_capacity(TRIAL_VALUES);
         let hasher = RandomState::new();
-        let mut codes = Vec::with_capacity(values.len());
-        let mut previous = 0;
-        for (index, value) in values.clone().enumerate() {
-            let hint = hint(index, previous) as usize;
+        let mut codes = vec![UNKNOWN; len];
+        let (mut previous, mut seen) = (0, 0);
+        for (position, _) in picked.iter().enumerate().filter(|(_, picked)| **picked) {
+            let value = text(position);
+            let hint = hint(position, previous) as usize;
             if hint >= last_of_hint.len() {
                 last_of_hint.resize(hint + 1, UNKNOWN);
             }
             let last = last_of_hint[hint];
-            if last != UNKNOWN && terms[last as usize] == value {
-                codes.push(last);
-                previous = last;
-                continue;
-            }
-            let hash = hasher.hash_one(value);
-            let known = numbers.find(hash, |&(of, code)| of == hash && terms[code as usize] == value);
-            let code = match known {
-                Some(&(_, code)) => code,
-                None => {
+            let code = if last != UNKNOWN && terms[last as usize] == value {
+                last
+            } else {
+                let hash = hasher.hash_one(value);
+                let known = numbers.find(hash, |&(of, code)| of == hash && terms[code as usize] == value);
+                known.map(|&(_, code)| code).unwrap_or_else(|| {
                     let code = terms.len() as u32;
                     terms.push(value);
                     bytes += value.len() + 4;
                     numbers.insert_unique(hash, (hash, code), |&(of, _)| of);
-                    let differs_mostly = index >= TRIAL_VALUES && terms.len() > index / 2;
-                    if differs_mostly || bytes > MAX_DICTIONARY_BYTES {
-                        return Self::Plain(values.collect());
-                    }
                     code
-                }
+                })
             };
+            let differs_mostly = seen >= TRIAL_VALUES && terms.len() > seen / 2;
+            if differs_mostly || bytes > MAX_DICTIONARY_BYTES {
+                return None;
+            }
             last_of_hint[hint] = code;
+            codes[position] = code;
             previous = code;
-            codes.push(code);
+            seen += 1;
         }
-        Self::coded(codes, terms)
-    }
-
-    /// Numbers of the values, where they are numbered.
-    pub(super) fn codes(&self) -> Option<&[u32]> {
-        match self {
-            Self::Coded { codes, .. } => Some(codes),
-            _ => None,
-        }
+        Some(Self { codes, terms })
     }
 }
 

@@ -21,7 +21,7 @@ use parquet::{
 
 use super::{
     EncodeError, SortKey,
-    chunk::{self, PageCompressor, Values},
+    chunk::{self, Numbers, PageCompressor, Values},
     layout::{Layout, MapLevels},
     properties::{MAP_PAGE_ROWS, PAGE_ROWS},
 };
@@ -96,8 +96,9 @@ impl Writer<'_> {
                 let layout = Layout::flat(rows, column.nulls(), field.is_nullable(), PAGE_ROWS);
                 let set: Vec<u32> =
                     rows.iter().copied().filter(|row| column.is_valid(*row as usize)).collect();
-                let texts = set.iter().map(|row| column.value(*row as usize).as_bytes());
-                self.append(row_group, &layout, &Values::of_texts(texts, |_, _| 0))?;
+                let text = |row| column.value(row).as_bytes();
+                let numbers = Numbers::of(column.len(), text, &set, |_, _| 0);
+                self.append(row_group, &layout, &Values::of_texts(numbers.as_ref(), text, &set))?;
             }
             DataType::Map(..) => self.write_map(row_group, field, column, picks)?,
             _ => self.write_general(row_group, field, &take(column, picks, None)?)?,
@@ -126,21 +127,17 @@ impl Writer<'_> {
         };
         let (layout, entries, levels) = Layout::map(picks.values(), map.offsets(), page_rows, wants_numbers);
         let key_texts = map.keys().as_string::<i32>();
-        let keys = Values::of_texts(
-            entries.iter().map(|entry| key_texts.value(*entry as usize).as_bytes()),
-            // The same keys follow one another in span after span.
-            |_, previous| previous,
-        );
-        self.append(row_group, &layout, &keys)?;
+        let key = |entry| key_texts.value(entry).as_bytes();
+        // The same keys follow one another in span after span.
+        let keys = Numbers::of(key_texts.len(), key, &entries, |_, previous| previous);
+        self.append(row_group, &layout, &Values::of_texts(keys.as_ref(), key, &entries))?;
         match value_type {
             DataType::Utf8 => {
                 let texts = map.values().as_string::<i32>();
-                let texts = entries.iter().map(|entry| texts.value(*entry as usize).as_bytes());
-                let values = match keys.codes() {
-                    Some(codes) => Values::of_texts(texts, |index, _| codes[index]),
-                    None => Values::of_texts(texts, |_, _| 0),
-                };
-                self.append(row_group, &layout, &values)?;
+                let text = |entry| texts.value(entry).as_bytes();
+                let hint = |entry, _| keys.as_ref().map_or(0, |keys: &Numbers<'_>| keys.codes[entry]);
+                let numbers = Numbers::of(texts.len(), text, &entries, hint);
+                self.append(row_group, &layout, &Values::of_texts(numbers.as_ref(), text, &entries))?;
             }
             DataType::Int64 => {
                 let values = map.values().as_primitive::<Int64Type>().values();
