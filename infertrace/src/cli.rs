@@ -83,7 +83,7 @@ pub(crate) enum Evaluate {
 /// What to do with the configuration.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
-    /// Prints the configuration that the flags, variables and file given would make
+    /// Prints the configuration that the flags, variables and file given would make, without passwords
     Print {
         /// Flags of every role.
         #[command(flatten)]

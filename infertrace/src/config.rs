@@ -13,6 +13,11 @@ use serde::{Deserialize, Serialize};
 /// Every key, with its default and what it means: what `infertrace config print --defaults` shows.
 pub(crate) const DEFAULTS: &str = include_str!("default.toml");
 
+/// What stands for a secret where the configuration is shown, as Prometheus has it.
+const HIDDEN: &str = "<secret>";
+/// How librdkafka's properties end that hold a password, a client's secret, or a private key.
+const SECRET_PROPERTIES: [&str; 4] = ["password", "client.secret", "ssl.key.pem", "sasl.oauthbearer.config"];
+
 /// What every role reads; `default.toml` documents each key.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -132,6 +137,22 @@ impl Config {
         }))
     }
 
+    /// The configuration as TOML, for people: what is a password or a key stands as [`HIDDEN`].
+    ///
+    /// # Errors
+    /// When a value has no form in TOML.
+    pub(crate) fn shown(&self) -> Result<String, toml::ser::Error> {
+        let mut shown = self.clone();
+        hide(&mut shown.sink.clickhouse.password.0);
+        hide(&mut shown.query.warm.password.0);
+        for (key, value) in &mut shown.kafka.properties {
+            if SECRET_PROPERTIES.iter().any(|end| key.ends_with(end)) {
+                hide(value);
+            }
+        }
+        toml::to_string(&shown)
+    }
+
     /// The lake's URL or folder.
     #[must_use]
     pub(crate) fn lake(&self) -> String {
@@ -149,8 +170,16 @@ impl Config {
     }
 }
 
+fn hide(secret: &mut String) {
+    if !secret.is_empty() {
+        HIDDEN.clone_into(secret);
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use infertrace_runtime::clickhouse::Password;
+
     use super::*;
 
     /// Scenario: a ClickHouse of the sink alone, with a reader of its own, switched off, and none. Guarantee: the API reads the
@@ -171,6 +200,25 @@ mod tests {
         assert_eq!(config.warm().expect("good").expect("one").client.server(), "replica:8123");
         config.query.warm.enabled = false;
         assert!(config.warm().expect("no mistake").is_none());
+    }
+
+    /// Scenario: passwords of ClickHouse and of Kafka. Guarantee: the shown configuration has none of them, and says where one
+    /// is; the rest stands as it is.
+    #[test]
+    fn no_secret_is_shown() {
+        let mut config = Config::default();
+        config.sink.clickhouse.password = Password("s3cret".into());
+        config.query.warm.password = Password("s3cret".into());
+        for key in ["sasl.password", "ssl.key.password", "sasl.oauthbearer.client.secret", "sasl.username"] {
+            let value = if key.ends_with("username") { "team" } else { "s3cret" };
+            config.kafka.properties.insert(key.into(), value.into());
+        }
+        let shown = config.shown().expect("TOML");
+        assert!(!shown.contains("s3cret"));
+        assert_eq!(shown.matches(HIDDEN).count(), 5);
+        assert!(shown.contains(r#""sasl.username" = "team""#), "{shown}");
+        let none = Config::default().shown().expect("TOML");
+        assert_eq!(none, toml::to_string(&Config::default()).expect("TOML"));
     }
 
     /// Scenario: the documented defaults. Guarantee: they name every key that exists, no other, with the value it has.

@@ -53,7 +53,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             print!("{}", config::DEFAULTS);
         }
         Command::Config(ConfigCommand::Print { flags, .. }) => {
-            print!("{}", toml::to_string(&load(&flags)?)?);
+            print!("{}", load(&flags)?.shown()?);
         }
         Command::Config(ConfigCommand::Check(flags)) => {
             load(&flags)?;

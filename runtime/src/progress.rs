@@ -1,6 +1,10 @@
 //! A progress line: bar, share, what is done, time gone and left; and when the next one is due.
 
+mod bar;
+
 use std::time::Duration;
+
+pub use bar::Bar;
 
 const WIDTH: usize = 24;
 

@@ -10,6 +10,7 @@ use anyhow::Context as _;
 use clap::Args;
 use infertrace_runtime::{
     log::{Log, Millis, TopicPartition},
+    progress::Bar,
     table::Table,
 };
 use infertrace_schemas::{audit::Sum, lake::LakeRoot, time, topics};
@@ -17,7 +18,7 @@ use infertrace_sinks::audit::{Options, PartitionReport, audit};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{bar::Bar, block_on, exit, now, open};
+use super::{block_on, exit, now, open};
 use crate::{
     cli::Flags,
     config::Config,
@@ -77,7 +78,7 @@ async fn act(args: &Audit, config: &Config, backend: &Backend) -> anyhow::Result
         dedup_batches: usize::try_from(config.sink.dedup_batches).unwrap_or(usize::MAX),
     };
     let root = LakeRoot::new(prefix.as_ref());
-    let bar = Bar::new();
+    let bar = Bar::default();
     let outcome = audit(log.as_ref(), &store, &root, &options, |progress| {
         bar.show(progress.done, progress.total, |_| {
             format!("comparing partition {} of {}", progress.partition + 1, progress.partitions)

@@ -34,11 +34,14 @@ use infertrace_processors::{
     },
     samples::SampleRoller,
 };
-use infertrace_runtime::log::{Millis, Offset, Record, TopicPartition};
+use infertrace_runtime::{
+    log::{Millis, Offset, Record, TopicPartition},
+    progress::Bar,
+};
 use infertrace_schemas::topics;
 use serde_json::json;
 
-use super::{bar::Bar, insights_text};
+use super::insights_text;
 
 /// Start of every simulation: a Thursday, 09:00 UTC.
 const START_UNIX_NS: i64 = 1_760_000_400_000_000_000;
@@ -151,7 +154,7 @@ impl<'a> Run<'a> {
             scenarios: tasks.len(),
             tasks: Mutex::new(tasks),
             scores: Mutex::default(),
-            bar: Bar::new(),
+            bar: Bar::default(),
             scenarios_done: AtomicUsize::new(0),
             seconds,
             seconds_done: AtomicU64::new(0),

@@ -4,7 +4,6 @@
 //! findings (a difference, a letter that cannot go back), 2 for an error.
 
 pub(crate) mod audit;
-mod bar;
 pub(crate) mod clickhouse;
 pub(crate) mod detect;
 pub(crate) mod dlq;

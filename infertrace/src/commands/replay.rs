@@ -10,10 +10,10 @@ use std::{
 use anyhow::Context as _;
 use clap::Args;
 use infertrace_processors::replay::{self, Costs, Filter, Kind, Request, Summary};
-use infertrace_runtime::progress::{pace, short};
+use infertrace_runtime::progress::{Bar, pace, short};
 use infertrace_schemas::time;
 
-use super::{bar::Bar, block_on, now, open};
+use super::{block_on, now, open};
 use crate::{cli::Flags, config::Config, platform::Backend};
 
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(15);
@@ -135,7 +135,7 @@ async fn act(
     for kind in Kind::ALL {
         eprintln!("  {}", replay::topic(&request.id, kind));
     }
-    let bar = Bar::new();
+    let bar = Bar::default();
     let mut before = None;
     let summary = replay::run(Arc::clone(&log), request, &plan, stop, |progress| {
         let before = *before.get_or_insert(progress.spans);

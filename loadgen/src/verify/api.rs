@@ -10,6 +10,7 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
 };
+use infertrace_runtime::progress::{Bar, pace};
 use serde_json::{Map, Value};
 
 use super::{
@@ -35,6 +36,7 @@ pub(super) async fn read(
     header: &Header,
     entries: &[Entry],
     tally: &mut Tally,
+    bar: &Bar,
 ) -> anyhow::Result<()> {
     let traces = choose(args.sample, entries, tally);
     tally.only(traces.iter().map(|(entry, trace)| (entry.sequence, *trace)));
@@ -48,7 +50,7 @@ pub(super) async fn read(
     }
     let http = Client::builder(TokioExecutor::new()).build_http();
     let asker = Arc::new(Asker { http, base: args.api.trim_end_matches('/').to_owned(), headers });
-    let run = header.run;
+    let (run, total) = (header.run, traces.len() as u64);
     let mut answers = stream::iter(traces)
         .map(|(entry, trace)| {
             let asker = Arc::clone(&asker);
@@ -59,8 +61,11 @@ pub(super) async fn read(
             }
         })
         .buffer_unordered(args.concurrency.max(1));
+    let mut done = 0;
     while let Some((sequence, trace, id, answer)) = answers.next().await {
         tally.read();
+        done += 1;
+        bar.show(done, total, |elapsed| pace(done, "traces", elapsed));
         match answer {
             Ok(Some(answer)) => {
                 let spans = answer["spans"].as_array().map(Vec::as_slice).unwrap_or_default();

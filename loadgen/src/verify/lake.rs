@@ -16,6 +16,7 @@ use arrow::{
     datatypes::{DataType, Int64Type, TimestampNanosecondType, UInt8Type},
 };
 use futures::TryStreamExt;
+use infertrace_runtime::progress::Bar;
 use infertrace_schemas::lake::{DataFileName, LakeRoot, Manifest};
 use object_store::{ObjectStore, ObjectStoreExt, path::Path as StorePath};
 use parquet::arrow::{ProjectionMask, arrow_reader::ParquetRecordBatchReaderBuilder};
@@ -44,14 +45,16 @@ const COLUMNS: [&str; 13] = [
     "attributes_bool",
 ];
 
-pub(super) async fn read(root: &str, tally: &mut Tally) -> anyhow::Result<()> {
+pub(super) async fn read(root: &str, tally: &mut Tally, bar: &Bar) -> anyhow::Result<()> {
     let (store, prefix) = open(root)?;
     let lake = LakeRoot::new(prefix.as_ref());
     let manifested = read_manifests(store.as_ref(), &lake, tally).await?;
     let mut files: Vec<_> = store.list(Some(&StorePath::from(lake.spans()))).try_collect::<Vec<_>>().await?;
     files.sort_by(|a, b| a.location.cmp(&b.location));
     let mut unmentioned = manifested;
-    for file in files {
+    let total = files.len();
+    for (done, file) in files.into_iter().enumerate() {
+        bar.show(done as u64, total as u64, |_| format!("{done} of {total} files"));
         let path = file.location.as_ref();
         if !path.ends_with(".parquet") {
             tally.fault(format!("{path} is in the lake's folder of data files and is none"));

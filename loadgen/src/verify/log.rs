@@ -4,10 +4,13 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, bail, ensure};
-use infertrace_runtime::log::{
-    ConsumerOptions, Event, Log, NextOffset, TopicPartition,
-    embedded::{self, EmbeddedLog},
-    kafka::{self, KafkaLog},
+use infertrace_runtime::{
+    log::{
+        ConsumerOptions, Event, Log, NextOffset, TopicPartition, Watermarks,
+        embedded::{self, EmbeddedLog},
+        kafka::{self, KafkaLog},
+    },
+    progress::Bar,
 };
 use infertrace_schemas::{
     dedup::Dedup,
@@ -41,18 +44,31 @@ pub(super) async fn open(args: &Args) -> anyhow::Result<Arc<dyn Log>> {
     }
 }
 
-pub(super) async fn read(log: &dyn Log, topic: &str, tally: &mut Tally) -> anyhow::Result<()> {
-    let partitions = log.partitions(topic).await.with_context(|| format!("topic {topic}"))?;
-    for partition in 0..partitions {
-        read_partition(log, TopicPartition::new(topic, partition), tally)
-            .await
-            .with_context(|| format!("partition {partition} of {topic}"))?;
+pub(super) async fn read(log: &dyn Log, topic: &str, tally: &mut Tally, bar: &Bar) -> anyhow::Result<()> {
+    let mut all = Vec::new();
+    for partition in 0..log.partitions(topic).await.with_context(|| format!("topic {topic}"))? {
+        let at = TopicPartition::new(topic, partition);
+        let ends = log.watermarks(&at).await.with_context(|| at.to_string())?;
+        all.push((at, ends));
+    }
+    let total = all.iter().map(|(_, ends)| ends.high.0.saturating_sub(ends.low.0)).sum();
+    let mut done = 0;
+    for (at, ends) in all {
+        let shown = |records: u64| bar.show(done + records, total, |_| at.to_string());
+        read_partition(log, &at, ends, tally, shown).await.with_context(|| at.to_string())?;
+        done += ends.high.0.saturating_sub(ends.low.0);
     }
     Ok(())
 }
 
-async fn read_partition(log: &dyn Log, at: TopicPartition, tally: &mut Tally) -> anyhow::Result<()> {
-    let ends = log.watermarks(&at).await?;
+/// Reads a partition up to its end; `show` is told how many of its records are done.
+async fn read_partition(
+    log: &dyn Log,
+    at: &TopicPartition,
+    ends: Watermarks,
+    tally: &mut Tally,
+    show: impl Fn(u64),
+) -> anyhow::Result<()> {
     let mut position = ends.low;
     if position >= ends.high {
         return Ok(());
@@ -61,7 +77,7 @@ async fn read_partition(log: &dyn Log, at: TopicPartition, tally: &mut Tally) ->
         .consumer(ConsumerOptions {
             group: None,
             topics: Vec::new(),
-            assign: vec![(at, position)],
+            assign: vec![(at.clone(), position)],
             max_buffered_bytes: 2 * FETCH_BYTES,
             read_committed: true,
         })
@@ -82,6 +98,7 @@ async fn read_partition(log: &dyn Log, at: TopicPartition, tally: &mut Tally) ->
                         read_record(payload, found.offset.0, &mut dedup, &mut scratch, tally);
                     }
                 }
+                show(position.0 - ends.low.0);
             }
             Event::Assigned(_) | Event::Revoked(_) => {}
             Event::Idle => {

@@ -14,6 +14,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use infertrace_runtime::progress::Bar;
 
 use crate::ledger;
 
@@ -116,12 +117,14 @@ pub async fn run(args: Args) -> anyhow::Result<Verdict> {
     }
 }
 
+/// Reads everything once.
 async fn look(args: &Args, header: &ledger::Header, entries: &[ledger::Entry]) -> anyhow::Result<Verdict> {
     let mut tally = tally::Tally::new(header, entries)?;
+    let bar = Bar::default();
     match args.against {
         Against::Log => {
             let opened = log::open(args).await?;
-            log::read(opened.as_ref(), &args.topic, &mut tally).await?;
+            log::read(opened.as_ref(), &args.topic, &mut tally, &bar).await?;
         }
         Against::Parquet => {
             let root = match (&args.object_store, &args.data_dir) {
@@ -129,9 +132,12 @@ async fn look(args: &Args, header: &ledger::Header, entries: &[ledger::Entry]) -
                 (None, Some(folder)) => lake::folder_of(folder).to_string_lossy().into_owned(),
                 (None, None) => bail!("--against parquet needs --object-store URL or --data-dir DIR"),
             };
-            lake::read(&root, &mut tally).await.with_context(|| format!("reading the lake at {root}"))?;
+            lake::read(&root, &mut tally, &bar)
+                .await
+                .with_context(|| format!("reading the lake at {root}"))?;
         }
-        Against::Api => api::read(args, header, entries, &mut tally).await?,
+        Against::Api => api::read(args, header, entries, &mut tally, &bar).await?,
     }
+    bar.clear();
     Ok(tally.verdict())
 }

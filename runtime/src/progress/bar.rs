@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use infertrace_runtime::progress::{self, Progress, Throttle};
+use super::{Progress, Throttle, line};
 
 /// How often a terminal's line is rewritten.
 const REWRITE_EVERY: Duration = Duration::from_millis(200);
@@ -16,12 +16,14 @@ const REWRITE_EVERY: Duration = Duration::from_millis(200);
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
 /// Progress of one command; threads may share it.
-pub(super) struct Bar {
+#[derive(Debug)]
+pub struct Bar {
     begun: Instant,
     is_terminal: bool,
     state: Mutex<State>,
 }
 
+#[derive(Debug)]
 struct State {
     throttle: Throttle,
     /// Done when this run began.
@@ -30,18 +32,20 @@ struct State {
     is_shown: bool,
 }
 
-impl Bar {
-    pub(super) fn new() -> Self {
+impl Default for Bar {
+    fn default() -> Self {
         let is_terminal = std::io::stderr().is_terminal();
         let throttle = Throttle::new(if is_terminal { REWRITE_EVERY } else { LINE_EVERY });
         let state = Mutex::new(State { throttle, before: None, is_shown: false });
         Self { begun: Instant::now(), is_terminal, state }
     }
+}
 
+impl Bar {
     /// Shows that `done` of `total` are done, if a line is due; what was done at the first call is not of this run.
     ///
     /// `words` is asked for what is done in words, given the time since the start.
-    pub(super) fn show(&self, done: u64, total: u64, words: impl FnOnce(Duration) -> String) {
+    pub fn show(&self, done: u64, total: u64, words: impl FnOnce(Duration) -> String) {
         let elapsed = self.begun.elapsed();
         // A line while another thread writes one would come too soon anyway.
         let Ok(mut state) = self.state.try_lock() else { return };
@@ -49,7 +53,7 @@ impl Bar {
         if !state.throttle.is_due(elapsed) {
             return;
         }
-        let line = progress::line(&Progress { done, total, before, words: &words(elapsed), elapsed });
+        let line = line(&Progress { done, total, before, words: &words(elapsed), elapsed });
         if self.is_terminal {
             eprint!("\r\x1b[2K{line}");
             // A terminal that went away is no reason to stop.
@@ -61,7 +65,7 @@ impl Bar {
     }
 
     /// Takes the line off the terminal, for other text in its place; also at the end.
-    pub(super) fn clear(&self) {
+    pub fn clear(&self) {
         let Ok(mut state) = self.state.lock() else { return };
         if std::mem::take(&mut state.is_shown) {
             eprint!("\r\x1b[2K");
