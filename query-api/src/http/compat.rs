@@ -27,6 +27,31 @@ impl Parameters {
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         self.all(name).next_back()
     }
+
+    /// [`Self::get`] as a number.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub(super) fn number(&self, name: &'static str) -> Result<Option<usize>, ApiError> {
+        let bad = |_| ApiError::bad_parameter(name, "expected a number");
+        self.get(name).map(|text| text.parse().map_err(bad)).transpose()
+    }
+}
+
+/// `minDuration` and `maxDuration` as conditions on a field.
+///
+/// # Errors
+/// When one is no duration.
+pub(super) fn duration_limits(asked: &Parameters, field: Intrinsic) -> Result<Vec<String>, ApiError> {
+    let mut conditions = Vec::new();
+    for (name, operator) in [("minDuration", ">="), ("maxDuration", "<=")] {
+        let bad = || ApiError::bad_parameter(name, "expected a duration, such as 1.2s, 100ms or 500us");
+        if let Some(text) = asked.get(name) {
+            let limit = Value::Duration(duration(text).ok_or_else(bad)?);
+            conditions.push(format!("{} {operator} {limit}", field.name()));
+        }
+    }
+    Ok(conditions)
 }
 
 /// `field = value` as the query language writes it.

@@ -2,7 +2,10 @@
 //!
 //! Counts are of the hot tier; the lake's manifests add names and the time they were last seen.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use axum::{
     extract::{RawQuery, State},
@@ -13,7 +16,10 @@ use infertrace_schemas::lake::DataFile;
 use serde_json::{Map, Value as Json, json};
 
 use super::{App, error::ApiError, params, respond};
-use crate::hot::{NameCount, NameCounts};
+use crate::{
+    hot::{NameCount, NameCounts},
+    store::Snapshot,
+};
 
 /// Operations listed a service.
 const MOST_OPERATIONS: usize = 200;
@@ -54,6 +60,37 @@ pub(super) async fn models(
         counts.models.into_iter().map(entry).collect()
     };
     answer(&app, query.as_deref(), &headers, "models", of_hot, |file| file.models.as_deref()).await
+}
+
+/// Counts of the hot tier; none where there is no such tier.
+pub(super) async fn in_memory(snapshot: &Snapshot) -> Result<NameCounts, ApiError> {
+    match &snapshot.hot {
+        Some(hot) => hot.names().await.map_err(|error| ApiError::internal(&error)),
+        None => Ok(NameCounts::default()),
+    }
+}
+
+/// Names of services, of memory and of the lake's manifests.
+pub(super) async fn of_services(app: &App) -> Result<BTreeSet<String>, ApiError> {
+    all(app, |counts| counts.services.into_keys().collect(), |file| file.services.as_deref()).await
+}
+
+/// Names of models, of memory and of the lake's manifests.
+pub(super) async fn of_models(app: &App) -> Result<BTreeSet<String>, ApiError> {
+    all(app, |counts| counts.models.into_keys().collect(), |file| file.models.as_deref()).await
+}
+
+async fn all(
+    app: &App,
+    of_hot: impl FnOnce(NameCounts) -> BTreeSet<String>,
+    of_file: impl Fn(&DataFile) -> Option<&[String]>,
+) -> Result<BTreeSet<String>, ApiError> {
+    let snapshot = app.store.snapshot().await;
+    let mut names = of_hot(in_memory(&snapshot).await?);
+    for file in &snapshot.files.files {
+        names.extend(of_file(&file.data).into_iter().flatten().cloned());
+    }
+    Ok(names)
 }
 
 async fn answer(

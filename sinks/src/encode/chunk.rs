@@ -149,18 +149,21 @@ impl<'a> Numbers<'a> {
             } else {
                 let hash = hasher.hash_one(value);
                 let known = numbers.find(hash, |&(of, code)| of == hash && terms[code as usize] == value);
-                known.map(|&(_, code)| code).unwrap_or_else(|| {
-                    let code = terms.len() as u32;
-                    terms.push(value);
-                    bytes += value.len() + 4;
-                    numbers.insert_unique(hash, (hash, code), |&(of, _)| of);
-                    code
-                })
+                match known {
+                    Some(&(_, code)) => code,
+                    None => {
+                        let code = terms.len() as u32;
+                        terms.push(value);
+                        bytes += value.len() + 4;
+                        let differs_mostly = seen >= TRIAL_VALUES && terms.len() > seen / 2;
+                        if differs_mostly || bytes > MAX_DICTIONARY_BYTES {
+                            return None;
+                        }
+                        numbers.insert_unique(hash, (hash, code), |&(of, _)| of);
+                        code
+                    }
+                }
             };
-            let differs_mostly = seen >= TRIAL_VALUES && terms.len() > seen / 2;
-            if differs_mostly || bytes > MAX_DICTIONARY_BYTES {
-                return None;
-            }
             last_of_hint[hint] = code;
             codes[position] = code;
             previous = code;

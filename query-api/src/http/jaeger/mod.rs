@@ -8,7 +8,7 @@
 mod dependencies;
 mod render;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 use axum::{
     Router,
@@ -18,19 +18,19 @@ use axum::{
     response::Response,
     routing::get,
 };
-use infertrace_query_language::{Intrinsic, Value};
+use infertrace_query_language::Intrinsic;
 use serde_json::{Value as Json, json};
 
 use super::{
     App,
     compat::{self, Parameters},
     error::ApiError,
-    params, respond,
+    names, params, respond,
     search::page,
     traces::{find, find_all},
 };
 use crate::{
-    hot::{NameCounts, TraceId},
+    hot::TraceId,
     search::{SpanFilters, TraceQuery},
     store::Part,
     trace::{assemble, render as own, render::Lacks},
@@ -67,28 +67,14 @@ async fn tell(app: &App, headers: &HeaderMap, data: Vec<Json>) -> Result<Respons
     Ok(respond::json(headers, answer.to_string().into_bytes(), app.config.limits.max_response_bytes).await)
 }
 
-/// What memory holds, and the services of the lake too.
-async fn names(app: &App) -> Result<(NameCounts, BTreeSet<String>), ApiError> {
-    let snapshot = app.store.snapshot().await;
-    let counts = match &snapshot.hot {
-        Some(hot) => hot.names().await.map_err(|error| ApiError::internal(&error))?,
-        None => NameCounts::default(),
-    };
-    let mut services: BTreeSet<String> = counts.services.keys().cloned().collect();
-    for file in &snapshot.files.files {
-        services.extend(file.data.services.iter().flatten().cloned());
-    }
-    Ok((counts, services))
-}
-
 async fn services(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Response, ApiError> {
-    let (_, services) = names(&app).await?;
-    tell(&app, &headers, services.into_iter().map(Json::from).collect()).await
+    let names = names::of_services(&app).await?;
+    tell(&app, &headers, names.into_iter().map(Json::from).collect()).await
 }
 
 /// Of the spans in memory; the lake's manifests name services, not operations.
 async fn operation_names(app: &App, service: &str) -> Result<Vec<String>, ApiError> {
-    let (counts, _) = names(app).await?;
+    let counts = names::in_memory(&app.store.snapshot().await).await?;
     Ok(counts.services.get(service).map_or_else(Vec::new, |operations| operations.keys().cloned().collect()))
 }
 
@@ -149,10 +135,7 @@ async fn search(
     // Jaeger's UI asks for traces by id in this way too.
     let ids: Vec<TraceId> = asked.all("traceID").map(params::parse_trace_id).collect::<Result<_, _>>()?;
     let ids: Vec<TraceId> = if ids.is_empty() {
-        let limit = match asked.get("limit") {
-            None => DEFAULT_LIMIT,
-            Some(text) => text.parse().map_err(|_| ApiError::bad_parameter("limit", "expected a number"))?,
-        };
+        let limit = asked.number("limit")?.unwrap_or(DEFAULT_LIMIT);
         let found = page(&app, filters(&asked)?, limit.clamp(1, MOST_TRACES), None).await?;
         found.hits.iter().map(|hit| hit.trace_id).collect()
     } else {
@@ -175,13 +158,7 @@ fn filters(asked: &Parameters) -> Result<SpanFilters, ApiError> {
     conditions.extend(asked.get("service").map(compat::of_service));
     let operation = asked.get("operation").filter(|name| *name != "all");
     conditions.extend(operation.map(|name| compat::equals(Intrinsic::Name, name)));
-    for (name, operator) in [("minDuration", ">="), ("maxDuration", "<=")] {
-        let bad = || ApiError::bad_parameter(name, "expected a duration, such as 1.2s, 100ms or 500us");
-        if let Some(text) = asked.get(name) {
-            let limit = Value::Duration(compat::duration(text).ok_or_else(bad)?);
-            conditions.push(format!("duration {operator} {limit}"));
-        }
-    }
+    conditions.extend(compat::duration_limits(asked, Intrinsic::Duration)?);
     for text in asked.all("tags") {
         let tags: Json = serde_json::from_str(text)
             .map_err(|error| ApiError::bad_parameter("tags", format!("expected a JSON object: {error}")))?;

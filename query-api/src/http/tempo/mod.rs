@@ -30,7 +30,7 @@ pub(super) fn router() -> Router<Arc<App>> {
         .route("/api/traces/{trace_id}", get(traces::first))
         .route("/api/v2/traces/{trace_id}", get(traces::second))
         .route("/api/search", get(search::search))
-        .route("/api/search/tags", get(tags::names))
+        .route("/api/search/tags", get(tags::all_names))
         .route("/api/v2/search/tags", get(tags::scoped_names))
         .route("/api/search/tag/{tag}/values", get(tags::values))
         .route("/api/v2/search/tag/{tag}/values", get(tags::typed_values))

@@ -37,9 +37,7 @@ pub(super) async fn search(
 ) -> Result<Response, ApiError> {
     let asked = Parameters::parse(query.as_deref());
     let number = |name: &'static str, default: usize, most: usize| {
-        let parsed = asked.get(name).map(str::parse::<usize>).transpose();
-        let number = parsed.map_err(|_| ApiError::bad_parameter(name, "expected a number"))?;
-        Ok::<_, ApiError>(number.filter(|number| *number > 0).unwrap_or(default).min(most))
+        Ok::<_, ApiError>(asked.number(name)?.filter(|number| *number > 0).unwrap_or(default).min(most))
     };
     let limit = number("limit", DEFAULT_TRACES, app.config.limits.max_traces_per_page)?;
     let most_spans = number("spss", DEFAULT_SPANS, MOST_SPANS)?;
@@ -75,14 +73,7 @@ fn of_tags(asked: &Parameters) -> Result<Option<String>, ApiError> {
     for (key, value) in logfmt(asked.get("tags").unwrap_or_default())? {
         conditions.push(compat::tag("tags", &key, &value)?);
     }
-    for (parameter, operator) in [("minDuration", ">="), ("maxDuration", "<=")] {
-        if let Some(text) = asked.get(parameter) {
-            let bad =
-                || ApiError::bad_parameter(parameter, "expected a duration, such as 1.2s, 100ms or 500us");
-            let limit = Value::Duration(compat::duration(text).ok_or_else(bad)?);
-            conditions.push(format!("traceDuration {operator} {limit}"));
-        }
-    }
+    conditions.extend(compat::duration_limits(asked, Intrinsic::TraceDuration)?);
     Ok((!conditions.is_empty()).then(|| compat::spanset(&conditions)))
 }
 

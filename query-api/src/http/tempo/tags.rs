@@ -6,7 +6,7 @@
 
 use std::{
     borrow::Cow,
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeSet, HashSet},
     sync::Arc,
 };
 
@@ -25,7 +25,7 @@ use percent_encoding::percent_decode_str;
 use serde_json::{Value as Json, json};
 
 use super::Parameters;
-use crate::http::{App, error::ApiError, respond};
+use crate::http::{App, error::ApiError, names, respond};
 
 /// Rows looked at.
 const MOST_ROWS: usize = 50_000;
@@ -38,13 +38,14 @@ const INTRINSIC: &str = "intrinsic";
 /// Tempo's; what is not told has no tags.
 const SCOPES: [&str; 6] = ["resource", "span", INTRINSIC, "event", "link", "instrumentation"];
 
-pub(super) async fn names(
+pub(super) async fn all_names(
     State(app): State<Arc<App>>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let limit = limit(query.as_deref())?;
-    let scopes = scopes(&app, query.as_deref()).await?;
+    let asked = Parameters::parse(query.as_deref());
+    let limit = limit(&asked)?;
+    let scopes = scopes(&app, &asked).await?;
     // As in Tempo, the fields of every span are told in this version to those alone who ask for them.
     let is_one = scopes.len() == 1;
     let told = scopes.into_iter().filter(|(name, _)| is_one || *name != INTRINSIC);
@@ -58,8 +59,9 @@ pub(super) async fn scoped_names(
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let limit = limit(query.as_deref())?;
-    let scopes = scopes(&app, query.as_deref()).await?.into_iter();
+    let asked = Parameters::parse(query.as_deref());
+    let limit = limit(&asked)?;
+    let scopes = scopes(&app, &asked).await?.into_iter();
     let scopes = scopes
         .map(|(name, tags)| json!({"name": name, "tags": tags.into_iter().take(limit).collect::<Vec<_>>()}));
     let scopes: Vec<Json> = scopes.collect();
@@ -72,8 +74,7 @@ pub(super) async fn values(
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let limit = limit(query.as_deref())?;
-    let found = values_of(&app, &decoded(&tag)).await?.into_iter().take(limit);
+    let found = values_of(&app, &tag, query.as_deref()).await?;
     let texts: Vec<String> = found.map(|(_, value)| value).collect();
     tell(&app, &headers, json!({"tagValues": texts})).await
 }
@@ -84,19 +85,15 @@ pub(super) async fn typed_values(
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let limit = limit(query.as_deref())?;
-    let found = values_of(&app, &decoded(&tag)).await?.into_iter().take(limit);
+    let found = values_of(&app, &tag, query.as_deref()).await?;
     let typed = found.map(|(kind, value)| json!({"type": kind, "value": value}));
     tell(&app, &headers, json!({"tagValues": typed.collect::<Vec<_>>()})).await
 }
 
 /// Tags and values wanted at most.
-fn limit(query: Option<&str>) -> Result<usize, ApiError> {
-    let asked = Parameters::parse(query);
-    let bad = |_| ApiError::bad_parameter("limit", "expected a number");
-    let limit = asked.get("limit").map(|text| text.parse::<usize>().map_err(bad)).transpose()?;
+fn limit(asked: &Parameters) -> Result<usize, ApiError> {
     // As in Tempo, 0 is no limit.
-    Ok(limit.filter(|limit| *limit > 0).unwrap_or(MOST_TOLD).min(MOST_TOLD))
+    Ok(asked.number("limit")?.filter(|limit| *limit > 0).unwrap_or(MOST_TOLD).min(MOST_TOLD))
 }
 
 async fn tell(app: &App, headers: &HeaderMap, answer: Json) -> Result<Response, ApiError> {
@@ -133,8 +130,7 @@ fn decoded(tag: &str) -> Cow<'_, str> {
 }
 
 /// Tags by scope; with the parameter `scope`, those of one.
-async fn scopes(app: &App, query: Option<&str>) -> Result<Vec<(&'static str, BTreeSet<String>)>, ApiError> {
-    let asked = Parameters::parse(query);
+async fn scopes(app: &App, asked: &Parameters) -> Result<Vec<(&'static str, BTreeSet<String>)>, ApiError> {
     let wanted = asked.get("scope").filter(|scope| *scope != "none").map(str::to_owned);
     if let Some(scope) = &wanted
         && !SCOPES.contains(&scope.as_str())
@@ -211,13 +207,23 @@ impl Attribute {
 /// Type and value, in order.
 type Typed = BTreeSet<(&'static str, String)>;
 
-async fn values_of(app: &App, tag: &str) -> Result<Typed, ApiError> {
+/// The values of a tag as it stands in the path, no more than wanted.
+async fn values_of(
+    app: &App,
+    tag: &str,
+    query: Option<&str>,
+) -> Result<impl Iterator<Item = (&'static str, String)>, ApiError> {
+    let limit = limit(&Parameters::parse(query))?;
+    Ok(all_values_of(app, &decoded(tag)).await?.into_iter().take(limit))
+}
+
+async fn all_values_of(app: &App, tag: &str) -> Result<Typed, ApiError> {
     if let Some(intrinsic) = Intrinsic::from_name(tag) {
         return of_intrinsic(app, intrinsic).await;
     }
     let attribute = Attribute::parse(tag);
     if attribute.in_resource && attribute.key == SERVICE {
-        return names_of_all(app, |names| names.0).await;
+        return Ok(strings(names::of_services(app).await?));
     }
     looked_at(app, move |batches| of_attribute(batches, &attribute)).await
 }
@@ -232,8 +238,8 @@ async fn of_intrinsic(app: &App, intrinsic: Intrinsic) -> Result<Typed, ApiError
         return Ok(words.iter().map(|word| ("keyword", (*word).to_owned())).collect());
     }
     match intrinsic {
-        Intrinsic::Model => return names_of_all(app, |names| names.1).await,
-        Intrinsic::RootServiceName => return names_of_all(app, |names| names.0).await,
+        Intrinsic::Model => return Ok(strings(names::of_models(app).await?)),
+        Intrinsic::RootServiceName => return Ok(strings(names::of_services(app).await?)),
         _ => {}
     }
     let column = match (intrinsic.value_type(), intrinsic.place()) {
@@ -297,23 +303,8 @@ fn of_attribute(batches: &[RecordBatch], wanted: &Attribute) -> Typed {
     found
 }
 
-/// Services and models, of memory and of the lake's manifests.
-async fn names_of_all(
-    app: &App,
-    of: impl FnOnce((BTreeSet<String>, BTreeSet<String>)) -> BTreeSet<String>,
-) -> Result<Typed, ApiError> {
-    let snapshot = app.store.snapshot().await;
-    let (mut services, mut models) = (BTreeSet::new(), BTreeSet::new());
-    if let Some(hot) = &snapshot.hot {
-        let counts = hot.names().await.map_err(|error| ApiError::internal(&error))?;
-        services.extend(BTreeMap::into_keys(counts.services));
-        models.extend(BTreeMap::into_keys(counts.models));
-    }
-    for file in &snapshot.files.files {
-        services.extend(file.data.services.iter().flatten().cloned());
-        models.extend(file.data.models.iter().flatten().cloned());
-    }
-    Ok(of((services, models)).into_iter().take(MOST_TOLD).map(|name| ("string", name)).collect())
+fn strings(names: BTreeSet<String>) -> Typed {
+    names.into_iter().take(MOST_TOLD).map(|name| ("string", name)).collect()
 }
 
 #[cfg(test)]

@@ -173,12 +173,17 @@ impl Tally {
         for series in self.series.values() {
             if quantiles.is_empty() {
                 all.push((series.labels.clone(), self.measured(series)));
+                continue;
             }
+            let sorted = |(at, cell): (&i64, &Cell)| {
+                let mut numbers = cell.numbers.clone();
+                numbers.sort_by(f64::total_cmp);
+                (*at, numbers)
+            };
+            let cells: Vec<(i64, Vec<f64>)> = series.cells.iter().map(sorted).collect();
             for &p in quantiles {
                 let labels = series.labels.iter().cloned().chain([label("p", &Value::Float(p))]).collect();
-                let points =
-                    series.cells.iter().map(|(at, cell)| (*at, quantile(&cell.numbers, p))).collect();
-                all.push((labels, points));
+                all.push((labels, cells.iter().map(|(at, numbers)| (*at, quantile(numbers, p))).collect()));
             }
         }
         all
@@ -250,10 +255,8 @@ fn bucket_of(number: f64, measured: &[Option<Value>]) -> f64 {
     if scaled <= 0.0 { 0.0 } else { scaled.log2().ceil().exp2() / unit }
 }
 
-/// Interpolated between the two numbers next to it.
-fn quantile(numbers: &[f64], p: f64) -> f64 {
-    let mut sorted = numbers.to_vec();
-    sorted.sort_by(f64::total_cmp);
+/// Of ascending numbers; interpolated between the two next to it.
+fn quantile(sorted: &[f64], p: f64) -> f64 {
     let at = p * sorted.len().saturating_sub(1) as f64;
     let (below, above) = (sorted.get(at.floor() as usize), sorted.get(at.ceil() as usize));
     match (below, above) {
