@@ -1,5 +1,6 @@
 //! `infertrace`: parses, loads the configuration, builds the roles, waits, drains.
 
+mod allocator;
 mod cli;
 mod commands;
 mod config;
@@ -21,10 +22,8 @@ use crate::{
     platform::{Platform, Roles},
 };
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
+    allocator::keep_freed_memory();
     match run(Cli::parse().command) {
         Ok(code) => code,
         Err(error) => {

@@ -173,6 +173,17 @@ impl SpanReader {
         reader
     }
 
+    /// The same reader for a consumer that needs no events, no links and only the attributes of `keys`: its other
+    /// columns are empty.
+    ///
+    /// Everything is still checked and mapped, so that it skips the spans that a whole reader skips and fills the typed
+    /// columns alike.
+    #[must_use]
+    pub const fn keep_only(mut self, keys: &'static [&'static str]) -> Self {
+        self.columns.keep_only(keys);
+        self
+    }
+
     /// Appends the spans of one record; bad ones are skipped and counted.
     ///
     /// # Errors

@@ -14,7 +14,7 @@ use infertrace_processors::{
     assembly::{Assembly, Closed, Resume},
     partials::Writer,
     rollup::{Columns, Limits, Roller},
-    rows::Rows,
+    rows::{self, Rows},
 };
 use infertrace_proto::v1::{
     AnyValue, GpuMetrics, InferenceContext, KeyValue, PipelineContext, ResourceMetrics, Span,
@@ -147,7 +147,7 @@ impl Pipeline {
         Self {
             assembly,
             roller,
-            reader: SpanReader::with_capacity(8_192),
+            reader: rows::reader(8_192),
             steps: Vec::new(),
             closed: Vec::new(),
             writer: Writer::default(),
@@ -267,7 +267,7 @@ fn process(
 }
 
 fn read_only(records: &[Vec<u8>]) -> usize {
-    let mut reader = SpanReader::with_capacity(8_192);
+    let mut reader = rows::reader(8_192);
     let mut rows = 0;
     for (offset, payload) in records.iter().enumerate() {
         reader.push(payload, Position { partition: 0, offset: offset as i64 }).expect("own record");

@@ -24,7 +24,11 @@ const INFERENCE: &str = "inference";
 /// Frameworks that stand between client and engine.
 const PROXIES: &[&str] = &["litellm"];
 const OPENINFERENCE: &str = "openinference";
-const OPENINFERENCE_KIND: &str = "openinference.span.kind";
+pub(crate) const OPENINFERENCE_KIND: &str = "openinference.span.kind";
+/// The response's id as OpenTelemetry's conventions name it.
+pub(crate) const RESPONSE_ID: &str = "gen_ai.response.id";
+/// OpenInference's attribute that holds the response as JSON.
+pub(crate) const RESPONSE: &str = "output.value";
 /// Kinds of OpenInference that are calls of a model.
 const OPENINFERENCE_CALLS: &[&str] = &["LLM", "EMBEDDING"];
 /// Bytes of an id that are compared at most; a longer one is none.
@@ -120,9 +124,9 @@ impl<'a> Sightings<'a> {
             Some(AttributeValue::String(text)) => Some(text),
             _ => None,
         };
-        text("gen_ai.response.id")
+        text(RESPONSE_ID)
             .or_else(|| self.view.request_id(row))
-            .or_else(|| text("output.value").and_then(response_id_of))
+            .or_else(|| text(RESPONSE).and_then(response_id_of))
     }
 
     fn shared(&mut self, text: &'a str) -> Arc<str> {

@@ -86,6 +86,13 @@ impl Columns {
         self.operation.keys.reserve(rows);
     }
 
+    /// Leaves out events, links and all attributes but those of `keys`.
+    pub(super) const fn keep_only(&mut self, keys: &'static [&'static str]) {
+        self.maps.keep_only(keys);
+        self.events.left_out = true;
+        self.links.left_out = true;
+    }
+
     #[inline]
     pub(super) const fn rows(&self) -> usize {
         self.starts.len()

@@ -56,6 +56,8 @@ impl Keys {
 /// The five attribute columns.
 #[derive(Debug, Default)]
 pub(super) struct Maps {
+    /// The keys that enter the columns; `None` is all.
+    kept: Option<&'static [&'static str]>,
     string_keys: Keys,
     strings: Strings,
     int_keys: Keys,
@@ -69,6 +71,16 @@ pub(super) struct Maps {
 }
 
 impl Maps {
+    /// From now on attributes of other keys are checked and mapped only.
+    pub(super) const fn keep_only(&mut self, keys: &'static [&'static str]) {
+        self.kept = Some(keys);
+    }
+
+    #[inline(always)]
+    fn keeps(&self, key: &[u8]) -> bool {
+        self.kept.is_none_or(|keys| keys.iter().any(|kept| kept.as_bytes() == key))
+    }
+
     #[inline]
     pub(super) fn commit(&mut self, row: usize) {
         self.string_keys.commit(row);
@@ -173,8 +185,10 @@ impl Maps {
         text: &'a [u8],
     ) -> Result<(), SpanError> {
         check_text(text)?;
-        self.string_keys.keys.push(key);
-        self.strings.push(text);
+        if self.keeps(key) {
+            self.string_keys.keys.push(key);
+            self.strings.push(text);
+        }
         if let Some(entry) = known {
             scratch.offer_entry(entry, &AnyValue::String(text));
         }
@@ -183,8 +197,10 @@ impl Maps {
 
     #[inline(always)]
     fn int(&mut self, scratch: &mut Scratch<'_>, key: &[u8], known: Option<&Entry>, number: i64) {
-        self.int_keys.keys.push(key);
-        self.ints.push(number);
+        if self.keeps(key) {
+            self.int_keys.keys.push(key);
+            self.ints.push(number);
+        }
         if let Some(entry) = known {
             scratch.offer_entry(entry, &AnyValue::Int(number));
         }
@@ -192,8 +208,10 @@ impl Maps {
 
     #[inline(always)]
     fn double(&mut self, scratch: &mut Scratch<'_>, key: &[u8], known: Option<&Entry>, number: f64) {
-        self.double_keys.keys.push(key);
-        self.doubles.push(number);
+        if self.keeps(key) {
+            self.double_keys.keys.push(key);
+            self.doubles.push(number);
+        }
         if let Some(entry) = known {
             scratch.offer_entry(entry, &AnyValue::Double(number));
         }
@@ -201,8 +219,10 @@ impl Maps {
 
     #[inline(always)]
     fn bool(&mut self, scratch: &mut Scratch<'_>, key: &[u8], known: Option<&Entry>, flag: bool) {
-        self.bool_keys.keys.push(key);
-        self.bools.push(flag);
+        if self.keeps(key) {
+            self.bool_keys.keys.push(key);
+            self.bools.push(flag);
+        }
         if let Some(entry) = known {
             scratch.offer_entry(entry, &AnyValue::Bool(flag));
         }
@@ -224,8 +244,10 @@ impl Maps {
             AnyValue::Bool(flag) => self.bool(scratch, key, known, flag),
             AnyValue::Empty | AnyValue::Array(_) | AnyValue::KvList(_) | AnyValue::Bytes(_) => {
                 value.check()?;
-                self.other_keys.keys.push(key);
-                self.others.push(raw);
+                if self.keeps(key) {
+                    self.other_keys.keys.push(key);
+                    self.others.push(raw);
+                }
                 if let Some(entry) = known {
                     scratch.offer_entry(entry, &value);
                 }
@@ -244,13 +266,7 @@ impl Maps {
         // A map entry has the shape of a KeyValue whose value is the text itself.
         let (key, text) = split_key_value(entry)?;
         check_text(key)?;
-        check_text(text)?;
-        self.string_keys.keys.push(key);
-        self.strings.push(text);
-        if let Some(entry) = lookup.find(key) {
-            scratch.offer_entry(entry, &AnyValue::String(text));
-        }
-        Ok(())
+        self.string(scratch, key, lookup.find(key), text)
     }
 }
 

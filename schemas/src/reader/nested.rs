@@ -53,6 +53,8 @@ fn numbers(values: &mut Vec<u32>) -> ArrayRef {
 /// The events column.
 #[derive(Debug, Default)]
 pub(super) struct Events {
+    /// Events are checked and mapped only.
+    pub(super) left_out: bool,
     lists: Lists,
     times: Vec<i64>,
     names: Strings,
@@ -81,6 +83,9 @@ impl Events {
             b"QUEUE_START" => scratch.queue_start = time,
             b"COMPUTE_START" => scratch.compute_start = time,
             _ => {}
+        }
+        if self.left_out {
+            return Ok(());
         }
         self.times.push(time as i64);
         self.names.push(name);
@@ -126,6 +131,8 @@ impl Events {
 /// The links column.
 #[derive(Debug, Default)]
 pub(super) struct Links {
+    /// Links are checked only.
+    pub(super) left_out: bool,
     lists: Lists,
     trace_ids: Strings,
     span_ids: Strings,
@@ -155,6 +162,9 @@ impl Links {
             }
         }
         check_text(trace_state)?;
+        if self.left_out {
+            return Ok(());
+        }
         self.trace_ids.push(trace_id);
         self.span_ids.push(span_id);
         self.trace_states.push(trace_state);

@@ -1,5 +1,6 @@
 //! Random spans through the reader, compared with what a plain prost decoder makes of the same bytes.
 
+use arrow::array::{Array, AsArray};
 use infertrace_proto::v1::{self, any_value::Value};
 use infertrace_schemas::{
     frame::{self, Codec},
@@ -367,6 +368,42 @@ proptest! {
         for codec in [Codec::None, Codec::Lz4, Codec::Zstd, Codec::Snappy] {
             let packed = encode_packed("t", b"", codec, spans.len() as u32, body.len() as u64, &frame::compress(codec, &body));
             prop_assert_eq!(&read(&packed), &expected);
+        }
+    }
+
+    /// Scenario: random spans, some of them spoilt, through a whole reader and through one that keeps the attributes of
+    /// two keys. Guarantee: the same spans are skipped for the same reasons; events and links are empty, the maps hold
+    /// those two keys, and every other column is the same.
+    #[test]
+    fn a_projection_checks_and_maps_everything(mut spans in vec(span(), 1..5), origins in vec(origin(), 0..3), change in any::<(prop::sample::Index, u8)>()) {
+        const KEPT: &[&str] = &["kept", "gen_ai.response.id"];
+        for key in ["kept", "gen_ai.response.id", "gen_ai.request.model", "left out"] {
+            let value = v1::AnyValue { value: Some(Value::StringValue(key.to_owned())) };
+            spans[0].attributes.push(v1::KeyValue { key: key.to_owned(), value: Some(value) });
+        }
+        let mut body = v1::SpanBatch { spans, origins, ..v1::SpanBatch::default() }.encode_to_vec();
+        let (mut whole, mut projected) = (SpanReader::new(), SpanReader::new().keep_only(KEPT));
+        for _ in 0..2 {
+            let expected = whole.push(&body, Position::default());
+            let pushed = projected.push(&body, Position::default());
+            prop_assert_eq!(format!("{pushed:?}"), format!("{expected:?}"));
+            let (all, some) = (whole.finish(), projected.finish());
+            check_arrays(&some);
+            let (all_view, view) = (SpanView::new(&all).expect("span schema"), SpanView::new(&some).expect("span schema"));
+            for row in 0..all_view.len() {
+                let kept = all_view.attributes(row).filter(|(key, _)| KEPT.contains(key));
+                prop_assert!(view.attributes(row).eq(kept));
+            }
+            for (index, field) in all.schema().fields().iter().enumerate() {
+                let name = field.name().as_str();
+                if name == "events" || name == "links" {
+                    prop_assert_eq!(some.column(index).as_list::<i32>().values().len(), 0);
+                } else if !name.starts_with("attributes") {
+                    prop_assert_eq!(some.column(index), all.column(index), "{}", name);
+                }
+            }
+            let at = change.0.index(body.len());
+            body[at] = change.1;
         }
     }
 

@@ -26,7 +26,7 @@ use crate::{
     config::Config,
     partials::{Route, route},
     rollup::{Columns, Mark, Roller},
-    rows::{BadColumn, Rows},
+    rows::{self, BadColumn, Rows},
 };
 
 /// Spans decoded into one batch.
@@ -144,7 +144,7 @@ impl Stage1 {
             // Summaries are not written, so any id will do.
             assembly: Assembly::new(config.limits(), 0),
             roller: Roller::priced(config.rollup_limits(), pricer),
-            reader: SpanReader::with_capacity(BATCH_SPANS),
+            reader: rows::reader(BATCH_SPANS),
             sources: BTreeMap::new(),
             steps: Vec::new(),
             closed: Vec::new(),

@@ -23,7 +23,7 @@ use crate::{
 
 const SERVER: u8 = 2;
 /// Attributes with the HTTP status of a server's answer: the current convention, and the one before.
-const STATUS_KEYS: [&[u8]; 2] = [b"http.response.status_code", b"http.status_code"];
+pub(crate) const STATUS_KEYS: [&str; 2] = ["http.response.status_code", "http.status_code"];
 
 /// Row access to the columns that rollups need.
 #[derive(Debug)]
@@ -253,7 +253,7 @@ impl<'a> Integers<'a> {
 
     fn status(&self, row: usize) -> Option<i64> {
         let (from, to) = (self.offsets[row] as usize, self.offsets[row + 1] as usize);
-        let is_status = |at: &usize| STATUS_KEYS.contains(&self.keys.value(*at).as_bytes());
+        let is_status = |at: &usize| STATUS_KEYS.contains(&self.keys.value(*at));
         (from..to).find(is_status).map(|at| self.values[at])
     }
 }

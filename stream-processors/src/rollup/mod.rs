@@ -40,7 +40,7 @@ use infertrace_schemas::{
 pub(crate) use cells::Cells;
 pub use cells::{Limits, Mark, RollupCounts};
 pub use columns::Columns;
-pub(crate) use columns::{permille, scaled};
+pub(crate) use columns::{STATUS_KEYS, permille, scaled};
 pub use cost::Pricing;
 pub(crate) use keys::KeyIds;
 pub use keys::KeyLimits;

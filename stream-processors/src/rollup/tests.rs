@@ -4,14 +4,12 @@ use std::collections::BTreeMap;
 
 use infertrace_analytics::rollup::{Cell, Exemplars, Key, OVERFLOW, Shape, WINDOW_MS, stage, window_of};
 use infertrace_proto::v1::{AnyValue, InferenceContext, KeyValue, PipelineContext, Span, any_value::Value};
-use infertrace_schemas::{
-    reader::{Position, SpanReader},
-    record::encode_share,
-};
+use infertrace_schemas::{reader::Position, record::encode_share};
 use proptest::prelude::*;
 use prost::Message;
 
 use super::*;
+use crate::rows;
 
 const T0: i64 = 1_700_000_000_000;
 const LATENESS: i64 = 1_500;
@@ -140,7 +138,7 @@ fn oracle(records: &[RecordSpec]) -> Merged {
 
 /// Counts `records` from `from` on in chunks of `chunk` records.
 fn count(roller: &mut Roller, records: &[RecordSpec], range: std::ops::Range<usize>, chunk: usize) {
-    let mut reader = SpanReader::new();
+    let mut reader = rows::reader(0);
     let all: Vec<usize> = range.collect();
     for part in all.chunks(chunk.max(1)) {
         let mut steps = Vec::new();
@@ -279,7 +277,7 @@ fn one(spec: Spec, change: impl FnOnce(&mut Span)) -> Vec<(Key, Cell)> {
     let mut span = span(&spec);
     change(&mut span);
     let payload = encode_share("", b"", [span.encode_to_vec().as_slice()], &[]);
-    let mut reader = SpanReader::new();
+    let mut reader = rows::reader(0);
     reader.push(&payload, Position::default()).expect("own record");
     let batch = reader.finish();
     let mut columns = Columns::new(&batch).expect("the span schema");

@@ -35,7 +35,7 @@ use crate::{
     partials::RollupState,
     restore::{Outputs, restore, rollup_state},
     rollup::{Columns, Roller},
-    rows::Rows,
+    rows::{self, Rows},
     stitch::Sightings,
     stitching::SightingWriter,
 };
@@ -127,7 +127,7 @@ impl<'s> Session<'s> {
             dead_letters: topics::DLQ.into(),
             dead_letters_partitions,
             assembly: Assembly::new(service.config.limits(), schema_id).with_prices(service.pricer.version()),
-            reader: SpanReader::with_capacity(BATCH_SPANS),
+            reader: rows::reader(BATCH_SPANS),
             inputs: BTreeMap::new(),
             steps: Vec::new(),
             closed: Vec::new(),

@@ -8,12 +8,12 @@ use infertrace_processors::{
     Config,
     assembly::{Assembly, Resume},
     rollup::{Columns, Roller},
-    rows::Rows,
+    rows::{self, Rows},
 };
 use infertrace_proto::v1;
 use infertrace_schemas::{
     avro::{AvroRecord, Importance, SchemaIds, TraceSummary},
-    reader::{Position, SpanReader},
+    reader::Position,
 };
 use prost::Message;
 
@@ -66,7 +66,7 @@ fn rolled(config: &Config, spans: Vec<v1::Span>) -> Vec<Partial> {
 
 fn read(spans: Vec<v1::Span>, origin: v1::Origin) -> RecordBatch {
     let batch = v1::SpanBatch { spans, origins: vec![origin], ..v1::SpanBatch::default() };
-    let mut reader = SpanReader::new();
+    let mut reader = rows::reader(0);
     reader.push(&batch.encode_to_vec(), Position { partition: 0, offset: 0 }).expect("a record");
     reader.finish()
 }

@@ -9,12 +9,9 @@ use std::{
 
 use arrow::array::RecordBatch;
 use infertrace_analytics::stitch::{Link, LinkKind, Role, Sighting, StitchConfig, StitchStats, Stitcher};
-use infertrace_processors::stitch::Sightings;
+use infertrace_processors::{rows, stitch::Sightings};
 use infertrace_proto::v1;
-use infertrace_schemas::{
-    reader::{Position, SpanReader},
-    view::SpanView,
-};
+use infertrace_schemas::{reader::Position, view::SpanView};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use prost::Message;
 use serde_json::Value as Json;
@@ -86,7 +83,7 @@ fn spans(folder: &Path) -> RecordBatch {
     let mut files: Vec<PathBuf> =
         entries.map(|entry| entry.expect("an entry").path()).filter(is_traces).collect();
     files.sort();
-    let mut reader = SpanReader::new();
+    let mut reader = rows::reader(0);
     for (offset, file) in files.iter().enumerate() {
         let body = std::fs::read(file).expect("a body");
         reader.push(&record(&body), Position { partition: 0, offset: offset as i64 }).expect("a record");

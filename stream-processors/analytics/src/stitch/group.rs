@@ -49,6 +49,10 @@ impl Group {
             self.omitted = self.omitted.saturating_add(1);
             return false;
         }
+        if self.members.capacity() == 0 {
+            // Most requests are seen once, and all are remembered for a while.
+            self.members.reserve_exact(1);
+        }
         let at = self.members.partition_point(|one| *one < sighting);
         self.members.insert(at, sighting);
         true
