@@ -3,10 +3,16 @@
 //! The sink writes these, the query API reads them. A partition of the spans topic is cut into ranges of
 //! offsets `[start, next)` that follow one another without a gap. A range has one plan (written first, by
 //! conditional create), at most one data file an event date, and one manifest (written last, by conditional
-//! create). Everything here is pure; no I/O.
+//! create). [`compaction`] says which data files were merged into which since, [`deletion`] what is to be forgotten,
+//! and [`live`] puts manifests and compactions together: the files that count. Everything here is pure; no I/O.
 //!
-//! Invariants: a path is a function of partition, start offset and date alone; a file that no manifest names
-//! is not visible to a query; unknown JSON fields are ignored, a newer format version is refused.
+//! Invariants: a path is a function of what the file was made of; a file that neither a manifest nor a compaction
+//! names is not visible to a query; the live files of a partition and date have ranges of offsets that do not
+//! overlap; unknown JSON fields are ignored, a newer format version is refused.
+
+pub mod compaction;
+pub mod deletion;
+pub mod live;
 
 use std::{collections::BTreeSet, fmt, str::FromStr};
 
@@ -160,13 +166,30 @@ pub struct DataFileName {
     pub partition: u32,
     /// First offset of the range.
     pub start: u64,
+    /// What else names a file that was made of others.
+    pub merged: Option<Merged>,
+}
+
+/// What tells a merged file from others that start where it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Merged {
+    /// One past the last offset.
+    pub next: u64,
+    /// Hash of what it was made of; see [`compaction::CompactionPlan::key`].
+    pub key: u64,
 }
 
 impl DataFileName {
     /// The path below the lake's root.
     #[must_use]
     pub fn path(&self) -> String {
-        format!("spans/date={}/p{:05}-o{:020}.parquet", self.date, self.partition, self.start)
+        let Self { date, partition, start, merged } = self;
+        match merged {
+            None => format!("spans/date={date}/p{partition:05}-o{start:020}.parquet"),
+            Some(Merged { next, key }) => {
+                format!("spans/date={date}/p{partition:05}-o{start:020}-e{next:020}-{key:016x}.parquet")
+            }
+        }
     }
 
     /// Reads a path that ends as [`Self::path`] writes it, whatever stands before `spans/`.
@@ -178,8 +201,20 @@ impl DataFileName {
         if parts.next()? != "spans" {
             return None;
         }
-        let (partition, start) = file.strip_prefix('p')?.strip_suffix(".parquet")?.split_once("-o")?;
-        Some(Self { date, partition: digits(partition, 5)?, start: digits(start, 20)? })
+        let (partition, range) = file.strip_prefix('p')?.strip_suffix(".parquet")?.split_once("-o")?;
+        let (start, merged) = match range.split_once("-e") {
+            None => (range, None),
+            Some((start, rest)) => {
+                let (next, key) = rest.split_once('-')?;
+                let is_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+                if key.len() != 16 || !key.bytes().all(is_hex) {
+                    return None;
+                }
+                let key = u64::from_str_radix(key, 16).ok()?;
+                (start, Some(Merged { next: digits(next, 20)?, key }))
+            }
+        };
+        Some(Self { date, partition: digits(partition, 5)?, start: digits(start, 20)?, merged })
     }
 }
 
@@ -245,6 +280,36 @@ impl LakeRoot {
         self.join(&format!("_manifests/spans/p{partition:05}/{start:020}.json"))
     }
 
+    /// The folder of compactions; their names ascend with their numbers.
+    #[must_use]
+    pub fn compactions(&self) -> String {
+        self.join("_compactions/spans")
+    }
+
+    /// Compaction number `number`.
+    #[must_use]
+    pub fn compaction(&self, number: u64) -> String {
+        self.join(&format!("_compactions/spans/{number:020}.json"))
+    }
+
+    /// The plan of compaction number `number`.
+    #[must_use]
+    pub fn compaction_plan(&self, number: u64) -> String {
+        self.join(&format!("_plans/compactions/{number:020}.json"))
+    }
+
+    /// The folder of deletions; their names ascend with their numbers.
+    #[must_use]
+    pub fn deletions(&self) -> String {
+        self.join("_deletions/spans")
+    }
+
+    /// Deletion number `number`.
+    #[must_use]
+    pub fn deletion(&self, number: u64) -> String {
+        self.join(&format!("_deletions/spans/{number:020}.json"))
+    }
+
     /// The plan of the range that starts at `start`.
     #[must_use]
     pub fn plan(&self, partition: u32, start: u64) -> String {
@@ -259,6 +324,12 @@ pub fn parse_range_path(path: &str) -> Option<(u32, u64)> {
     let start = parts.next()?.strip_suffix(".json")?;
     let partition = parts.next()?.strip_prefix('p')?;
     Some((digits(partition, 5)?, digits(start, 20)?))
+}
+
+/// The number in the path of a compaction or deletion.
+#[must_use]
+pub fn parse_numbered_path(path: &str) -> Option<u64> {
+    digits(path.rsplit('/').next()?.strip_suffix(".json")?, 20)
 }
 
 /// The range that will be written, stored before any of it: whoever comes later repeats exactly this.
@@ -460,8 +531,8 @@ impl Manifest {
         let manifest: Self = from_json(path, bytes)?;
         check_range(path, manifest.partition, manifest.start, manifest.next)?;
         for file in &manifest.files {
-            let expected =
-                DataFileName { date: file.date, partition: manifest.partition, start: manifest.start };
+            let (date, partition, start) = (file.date, manifest.partition, manifest.start);
+            let expected = DataFileName { date, partition, start, merged: None };
             if DataFileName::parse(&file.path) != Some(expected) {
                 return Err(malformed(path, &format!("data file {} is not of this range", file.path)));
             }
@@ -471,7 +542,7 @@ impl Manifest {
 }
 
 fn to_json(value: &impl Serialize) -> Vec<u8> {
-    serde_json::to_vec(value).expect("plans and manifests have string keys only")
+    serde_json::to_vec(value).expect("files of the lake have string keys only")
 }
 
 fn from_json<T: de::DeserializeOwned>(path: &str, bytes: &[u8]) -> Result<T, LakeError> {
@@ -489,6 +560,13 @@ fn from_json<T: de::DeserializeOwned>(path: &str, bytes: &[u8]) -> Result<T, Lak
 
 fn malformed(path: &str, detail: &str) -> LakeError {
     LakeError::Malformed { path: path.to_owned(), detail: detail.to_owned() }
+}
+
+fn check_number(path: &str, number: u64) -> Result<(), LakeError> {
+    if parse_numbered_path(path) == Some(number) {
+        return Ok(());
+    }
+    Err(LakeError::Misnamed { path: path.to_owned(), detail: format!("it holds number {number}") })
 }
 
 fn check_range(path: &str, partition: u32, start: u64, end: u64) -> Result<(), LakeError> {

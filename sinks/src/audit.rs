@@ -1,8 +1,9 @@
 //! Compares the spans topic with the lake, range of offsets by range of offsets.
 //!
 //! For each manifest the records of its range are read from the log as every reader reads them (a batch whose id was
-//! seen is dropped), and its data files row by row; counts and hashes (`infertrace_schemas::audit`) must agree.
-//! Both sides are read from their bytes: a manifest's own numbers are checked, not believed.
+//! seen is dropped), and the data files that count row by row; counts and hashes (`infertrace_schemas::audit`) must agree.
+//! Both sides are read from their bytes: a manifest's own numbers are checked, not believed. What compactions left
+//! out, since it was deleted or had outlived its retention, they say with count and hash: that much the lake may lack.
 //!
 //! Invariants: nothing is written and no group is joined; what can no longer be compared, since the log has
 //! dropped it, is named and not counted as good; batches before the first audited range are taken from the
@@ -20,7 +21,10 @@ use infertrace_runtime::log::{
 use infertrace_schemas::{
     audit::{self, Sum},
     dedup::Dedup,
-    lake::{Id16, LakeError, LakeRoot, Manifest, parse_range_path},
+    lake::{
+        Id16, LakeError, LakeRoot, Manifest, compaction::Compaction, live::LiveFile, live::LiveFiles,
+        parse_numbered_path, parse_range_path,
+    },
     reader::{Position, SpanReader},
     record::{RecordError, batch_id_of},
 };
@@ -73,6 +77,8 @@ pub struct RangeReport {
     pub log: Option<Sum>,
     /// Spans by the data files.
     pub lake: Sum,
+    /// Spans that compactions took out.
+    pub forgotten: Sum,
     /// Records of the range that are retries, by the log.
     pub retries: u64,
     /// Records that the sink could not read; they are in the dead-letter topic.
@@ -85,7 +91,16 @@ impl RangeReport {
     /// Whether log and lake agree.
     #[must_use]
     pub fn is_clean(&self) -> bool {
-        self.faults.is_empty() && self.log.is_none_or(|log| log == self.lake)
+        self.faults.is_empty() && self.log.is_none_or(|log| log == self.in_lake_once())
+    }
+}
+
+impl RangeReport {
+    /// Spans that are in the lake or were, until they were taken out.
+    fn in_lake_once(&self) -> Sum {
+        let mut sum = self.lake;
+        sum += self.forgotten;
+        sum
     }
 }
 
@@ -189,6 +204,7 @@ impl Auditor<'_> {
         let at = TopicPartition::new(self.options.topic.as_str(), self.partition);
         let marks = self.log.watermarks(&at).await?;
         let manifests = self.manifests().await?;
+        let compactions = self.compactions().await?;
         let mut report =
             PartitionReport { partition: self.partition, next: from, ..PartitionReport::default() };
         for pair in manifests.windows(2).filter(|pair| pair[0].next != pair[1].start) {
@@ -202,12 +218,10 @@ impl Auditor<'_> {
         // What retention has touched cannot be compared, nor can a retry whose first copy may be gone be told.
         let gone = audited.partition_point(|manifest| manifest.start < marks.low.0);
         let expected = self.read_log(&at, before, &audited[..gone], &audited[gone..], read).await?;
-        for (index, manifest) in audited.iter().enumerate() {
+        let found = self.read_lake(&manifests, &compactions, audited, gone, read).await?;
+        for (index, (manifest, found)) in audited.iter().zip(found).enumerate() {
             let expected = index.checked_sub(gone).map(|index| &expected[index]);
-            report.ranges.push(self.range(manifest, expected).await?);
-            if expected.is_some() {
-                read(manifest.next - manifest.start);
-            }
+            report.ranges.push(range(manifest, found, expected));
         }
         for range in &report.ranges {
             if !range.is_clean() {
@@ -271,66 +285,147 @@ impl Auditor<'_> {
         Ok(reading.expected)
     }
 
-    async fn range(
-        &self,
-        manifest: &Manifest,
-        expected: Option<&Expected>,
-    ) -> Result<RangeReport, AuditError> {
-        let mut report = RangeReport {
-            partition: manifest.partition,
-            start: manifest.start,
-            next: manifest.next,
-            log: expected.map(|expected| expected.sum),
-            lake: Sum::default(),
-            retries: expected.map_or(manifest.duplicate_records, |expected| expected.retries),
-            poison: manifest.poison.len() as u64,
-            faults: Vec::new(),
-        };
-        for lost in &manifest.lost {
-            report.faults.push(format!(
-                "offsets {}..{} were removed by retention before the sink read them",
-                lost.from, lost.to
-            ));
+    /// Every compaction, ascending.
+    async fn compactions(&self) -> Result<Vec<Compaction>, AuditError> {
+        let folder = Path::from(self.root.compactions());
+        let mut paths: Vec<Path> =
+            self.store.list(Some(&folder)).map_ok(|object| object.location).try_collect().await?;
+        paths.retain(|path| parse_numbered_path(path.as_ref()).is_some());
+        paths.sort_unstable();
+        let mut compactions = Vec::with_capacity(paths.len());
+        for path in paths {
+            let bytes = self.store.get(&path).await?.bytes().await?;
+            compactions.push(Compaction::parse(path.as_ref(), &bytes)?);
         }
-        for file in &manifest.files {
-            let path = Path::from(self.root.join(&file.path));
-            let bytes = match self.store.get(&path).await {
-                Ok(found) => found.bytes().await?,
-                Err(object_store::Error::NotFound { .. }) => {
-                    report.faults.push(format!("{path} is in the manifest and does not exist"));
-                    continue;
+        Ok(compactions)
+    }
+
+    /// What the files that count hold of each of `audited`; the log has those from number `gone` on.
+    async fn read_lake(
+        &self,
+        manifests: &[Manifest],
+        compactions: &[Compaction],
+        audited: &[Manifest],
+        gone: usize,
+        read: Read<'_>,
+    ) -> Result<Vec<Found>, AuditError> {
+        let mut found = vec![Found::default(); audited.len()];
+        let (Some(first), Some(last)) = (audited.first(), audited.last()) else { return Ok(found) };
+        let mut live: LiveFiles = LiveFiles::default();
+        manifests.iter().for_each(|manifest| live.add(manifest, |file| file));
+        for (number, compaction) in (0..).zip(compactions) {
+            if !live.apply(compaction, |file| file) {
+                found[0].faults.push(format!("compaction {number} is missing, and later ones are there"));
+                break;
+            }
+            for dropped in compaction.dropped.iter().filter(|_| compaction.partition == self.partition) {
+                if let Some(index) = index_of(audited, dropped.start) {
+                    found[index].forgotten += dropped.sum();
                 }
-                Err(error) => return Err(error.into()),
-            };
-            let (partition, range) = (i64::from(manifest.partition), manifest.start..manifest.next);
-            let read = tokio::task::spawn_blocking(move || read_file(bytes, partition, &range)).await;
-            match read.unwrap_or_else(|panic| Err(panic.to_string())) {
-                Ok((sum, strays)) => {
-                    if sum.spans != file.rows {
-                        report
-                            .faults
-                            .push(format!("{path} has {} rows, its manifest says {}", sum.spans, file.rows));
-                    }
-                    if strays > 0 {
-                        report.faults.push(format!("{path} has {strays} rows of other records"));
-                    }
-                    report.lake += sum;
-                }
-                Err(error) => report.faults.push(format!("{path} cannot be read: {error}")),
             }
         }
-        if let Some(expected) = expected {
-            compare(manifest, expected, &mut report);
+        let is_audited = |file: &&LiveFile| {
+            file.partition == self.partition && file.next > first.start && file.start < last.next
+        };
+        let mut files: Vec<&LiveFile> = live.iter().filter(is_audited).collect();
+        files.sort_by_key(|file| file.start);
+        let mut done = gone;
+        for file in files {
+            while audited.get(done).is_some_and(|range| range.next <= file.start) {
+                read(audited[done].next - audited[done].start);
+                done += 1;
+            }
+            self.read_file(file, audited, &mut found).await?;
         }
-        Ok(report)
+        audited.iter().skip(done).for_each(|range| read(range.next - range.start));
+        Ok(found)
     }
+
+    /// Adds the rows of `file` to the ranges they belong to.
+    async fn read_file(
+        &self,
+        file: &LiveFile,
+        audited: &[Manifest],
+        found: &mut [Found],
+    ) -> Result<(), AuditError> {
+        let index = index_of(audited, file.start.max(audited[0].start)).unwrap_or_default();
+        let path = Path::from(self.root.join(&file.data.path));
+        let bytes = match self.store.get(&path).await {
+            Ok(found) => found.bytes().await?,
+            Err(object_store::Error::NotFound { .. }) => {
+                found[index].faults.push(format!("{path} is in the lake's list and does not exist"));
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let (partition, range) = (i64::from(file.partition), file.start..file.next);
+        let ends: Vec<std::ops::Range<u64>> = audited.iter().map(|one| one.start..one.next).collect();
+        let read = tokio::task::spawn_blocking(move || sums_of(bytes, partition, &range, &ends)).await;
+        match read.unwrap_or_else(|panic| Err(panic.to_string())) {
+            Ok(read) => {
+                if read.rows != file.data.rows {
+                    let (rows, listed) = (read.rows, file.data.rows);
+                    found[index]
+                        .faults
+                        .push(format!("{path} has {rows} rows, the lake's list says {listed}"));
+                }
+                if read.strays > 0 {
+                    let strays = read.strays;
+                    found[index].faults.push(format!("{path} has {strays} rows of other records"));
+                }
+                for (index, sum) in read.sums {
+                    found[index].sum += sum;
+                }
+            }
+            Err(error) => found[index].faults.push(format!("{path} cannot be read: {error}")),
+        }
+        Ok(())
+    }
+}
+
+/// What the lake has of one range.
+#[derive(Clone, Debug, Default)]
+struct Found {
+    sum: Sum,
+    forgotten: Sum,
+    faults: Vec<String>,
+}
+
+fn range(manifest: &Manifest, found: Found, expected: Option<&Expected>) -> RangeReport {
+    let mut report = RangeReport {
+        partition: manifest.partition,
+        start: manifest.start,
+        next: manifest.next,
+        log: expected.map(|expected| expected.sum),
+        lake: found.sum,
+        forgotten: found.forgotten,
+        retries: expected.map_or(manifest.duplicate_records, |expected| expected.retries),
+        poison: manifest.poison.len() as u64,
+        faults: found.faults,
+    };
+    for lost in &manifest.lost {
+        report.faults.push(format!(
+            "offsets {}..{} were removed by retention before the sink read them",
+            lost.from, lost.to
+        ));
+    }
+    if let Some(expected) = expected {
+        compare(manifest, expected, &mut report);
+    }
+    report
 }
 
 /// Puts what differs into words.
 fn compare(manifest: &Manifest, expected: &Expected, report: &mut RangeReport) {
-    let (log, lake) = (expected.sum, report.lake);
+    let (log, lake) = (expected.sum, report.in_lake_once());
     if log.spans != lake.spans {
-        report.faults.push(format!("the log has {} spans, the lake has {}", log.spans, lake.spans));
+        let forgotten = match report.forgotten.spans {
+            0 => String::new(),
+            spans => format!(", {spans} of them since taken out"),
+        };
+        report
+            .faults
+            .push(format!("the log has {} spans, the lake has {}{forgotten}", log.spans, lake.spans));
     } else if log.hash != lake.hash {
         report.faults.push(format!("{} spans each, and they are not the same", log.spans));
     }
@@ -422,23 +517,40 @@ fn index_of(ranges: &[Manifest], offset: u64) -> Option<usize> {
     (offset < ranges[index].next).then_some(index)
 }
 
-/// The sum of a data file's rows, and how many of them are of other records.
-fn read_file(bytes: Bytes, partition: i64, range: &std::ops::Range<u64>) -> Result<(Sum, u64), String> {
+/// What a data file holds.
+struct FileSums {
+    rows: u64,
+    /// Rows of other records than the file's.
+    strays: u64,
+    /// By number of the range.
+    sums: BTreeMap<usize, Sum>,
+}
+
+/// Sums the rows of a data file of the offsets `own` by those of `ranges`, which ascend.
+fn sums_of(
+    bytes: Bytes,
+    partition: i64,
+    own: &std::ops::Range<u64>,
+    ranges: &[std::ops::Range<u64>],
+) -> Result<FileSums, String> {
     let text = |error: &dyn std::fmt::Display| error.to_string();
     let builder = ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(|error| text(&error))?;
     let mask = ProjectionMask::columns(builder.parquet_schema(), audit::COLUMNS.iter().copied());
     let reader =
         builder.with_projection(mask).with_batch_size(8_192).build().map_err(|error| text(&error))?;
-    let (mut sum, mut strays) = (Sum::default(), 0);
+    let mut read = FileSums { rows: 0, strays: 0, sums: BTreeMap::new() };
     for batch in reader {
         let batch: RecordBatch = batch.map_err(|error| text(&error))?;
         audit::rows(&batch, |row| {
-            let is_ours =
-                i64::from(row.partition) == partition && range.contains(&row.offset.cast_unsigned());
-            strays += u64::from(!is_ours);
-            sum.add(row.hash);
+            let offset = row.offset.cast_unsigned();
+            read.rows += 1;
+            read.strays += u64::from(i64::from(row.partition) != partition || !own.contains(&offset));
+            let index = ranges.partition_point(|range| range.start <= offset).checked_sub(1);
+            if let Some(index) = index.filter(|index| ranges[*index].contains(&offset)) {
+                read.sums.entry(index).or_default().add(row.hash);
+            }
         })
         .map_err(|error| text(&error))?;
     }
-    Ok((sum, strays))
+    Ok(read)
 }
