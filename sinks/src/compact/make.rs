@@ -9,9 +9,11 @@ use bytes::Bytes;
 use infertrace_schemas::lake::{
     DataFile, FORMAT_VERSION,
     compaction::{Compaction, CompactionPlan, Dropped, Kept},
+    deletion::Deletions,
     live::LiveFile,
 };
 use object_store::{ObjectStoreExt as _, path::Path};
+use parquet::errors::ParquetError;
 
 use super::{
     CREATED_BY, CompactError, Compactor, Reason, Step,
@@ -19,7 +21,7 @@ use super::{
     merge::{Merged, Merger, settings_of},
     state::create_or_read,
 };
-use crate::encode::{EncodeError, entry_of_stored};
+use crate::encode::{EncodeError, FileSettings, entry_of_stored};
 
 impl Compactor {
     /// Makes what `plan` says and puts it into the lake, unless another instance did; `None` when there was nothing to do.
@@ -118,7 +120,7 @@ impl Compactor {
             for path in retention.context.iter().filter(|_| tells_apart) {
                 let Some(bytes) = self.read(path).await? else { return Ok(Outcome::unfit(path)) };
                 let read = spawn(plan, move || {
-                    let read = known.read(bytes);
+                    let read = contained(|| Ok(known.read(bytes)?));
                     (read, known)
                 })
                 .await?;
@@ -158,7 +160,8 @@ impl Compactor {
             Ok(merged) => merged,
             Err((path, error)) => {
                 tracing::error!(path, %error, "a data file of the lake cannot be merged");
-                return Ok(Outcome::unfit(&path));
+                // Without a path it is none of them alone.
+                return Ok(Outcome::Unfit(path.map_or_else(|| plan.inputs.clone(), |path| vec![path])));
             }
         };
         let Some(file) = file else { return Ok(Outcome::Merged { entry: None, dropped }) };
@@ -215,20 +218,27 @@ async fn spawn<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.map_err(panicked)
 }
 
+/// Merges what comes in. An error names the input that it is about, if it is about one.
 fn merge_all(
     mut inputs: tokio::sync::mpsc::Receiver<(String, Bytes)>,
-    settings: &crate::encode::FileSettings,
+    settings: &FileSettings,
     rows: u64,
-    deletions: &infertrace_schemas::lake::deletion::Deletions,
+    deletions: &Deletions,
     classes: Option<&Classes>,
     starts: &BTreeSet<u64>,
-) -> Result<Merged, (String, EncodeError)> {
-    let of_all = |error| (String::new(), error);
+) -> Result<Merged, (Option<String>, EncodeError)> {
+    let of_all = |error| (None, error);
     let mut merger = Merger::new(settings, rows, deletions, classes, starts).map_err(of_all)?;
     while let Some((path, bytes)) = inputs.blocking_recv() {
-        merger.add(bytes).map_err(|error| (path, error))?;
+        contained(|| merger.add(bytes)).map_err(|error| (Some(path), error))?;
     }
-    merger.finish().map_err(of_all)
+    contained(|| merger.finish()).map_err(of_all)
+}
+
+/// Makes a panic in a decoder an error: noise in a file must not stop the lake's compaction for good.
+fn contained<T>(work: impl FnOnce() -> Result<T, EncodeError>) -> Result<T, EncodeError> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work))
+        .unwrap_or_else(|_| Err(ParquetError::General("it cannot be decoded".to_owned()).into()))
 }
 
 /// What a plan over `files` would do.

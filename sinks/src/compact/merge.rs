@@ -65,6 +65,7 @@ pub(super) struct Merger<'a> {
     pending_rows: usize,
     pending_bytes: usize,
     dropped: BTreeMap<u64, Sum>,
+    read_rows: u64,
 }
 
 impl<'a> Merger<'a> {
@@ -89,6 +90,7 @@ impl<'a> Merger<'a> {
             pending_rows: 0,
             pending_bytes: 0,
             dropped: BTreeMap::new(),
+            read_rows: 0,
         })
     }
 
@@ -96,7 +98,9 @@ impl<'a> Merger<'a> {
     pub(super) fn add(&mut self, bytes: Bytes) -> Result<(), EncodeError> {
         let reader = ParquetRecordBatchReaderBuilder::try_new(bytes)?.with_batch_size(READ_ROWS).build()?;
         for batch in reader {
-            let batch = self.kept(conform(&batch?)?)?;
+            let batch = conform(&batch?)?;
+            self.read_rows += batch.num_rows() as u64;
+            let batch = self.kept(batch)?;
             let mut at = 0;
             while at < batch.num_rows() {
                 let rows = (batch.num_rows() - at).min(self.group_rows - self.pending_rows);
@@ -117,10 +121,20 @@ impl<'a> Merger<'a> {
     /// Ends the file.
     pub(super) fn finish(mut self) -> Result<Merged, EncodeError> {
         self.flush()?;
+        let mut files = self.writer.finish()?;
+        let file = files.pop();
+        let left_out: u64 = self.dropped.values().map(|sum| sum.spans).sum();
+        let kept = file.as_ref().map_or(0, |file| file.entry.rows);
+        if !files.is_empty() || kept + left_out != self.read_rows {
+            // No row is lost by a file that is not what its name says.
+            let detail = format!("{} rows were read, {kept} are of its date", self.read_rows);
+            let path = file.map(|file| file.name.path()).unwrap_or_default();
+            return Err(EncodeError::Foreign { path, detail });
+        }
         let dropped = self.dropped.into_iter();
         let dropped =
             dropped.map(|(start, sum)| Dropped { start, spans: sum.spans, hash: sum.hash }).collect();
-        Ok(Merged { file: self.writer.finish()?.pop(), dropped })
+        Ok(Merged { file, dropped })
     }
 
     /// The rows that stay; the others are summed.
