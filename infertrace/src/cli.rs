@@ -8,7 +8,7 @@ use toml::Value;
 
 use crate::commands::{
     audit::Audit, clickhouse::ClickHouse, detect::Detect, dlq::Dlq, evaluate_nab::Nab,
-    evaluate_scenarios::Scenarios, replay::Replay, topics::Topics,
+    evaluate_scenarios::Scenarios, lake::Lake, replay::Replay, topics::Topics,
 };
 
 /// Why inference got slow or dear, and what to change.
@@ -59,6 +59,9 @@ pub(crate) enum Command {
     ClickHouse(ClickHouse),
     /// Compares the log with the lake, span by span; exit code 1 when they differ
     Audit(Audit),
+    /// Merges the lake's files, and has it forget tenants and traces
+    #[command(subcommand)]
+    Lake(Lake),
     /// Scores each row of a series for anomalies
     Detect(Detect),
     /// Scores detectors against labelled data

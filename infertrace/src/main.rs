@@ -39,6 +39,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Dlq(command) => return commands::dlq::run(&command),
         Command::ClickHouse(command) => return commands::clickhouse::run(&command),
         Command::Audit(args) => return commands::audit::run(&args),
+        Command::Lake(command) => return commands::lake::run(&command),
         Command::Detect(args) => return commands::detect::run(&args),
         Command::Evaluate(Evaluate::Nab(args)) => return commands::evaluate_nab::run(&args),
         Command::Evaluate(Evaluate::Scenarios(args)) => return commands::evaluate_scenarios::run(&args),

@@ -150,7 +150,7 @@ fn store(lake: &Path, payloads: &[Vec<u8>]) -> arrow::array::RecordBatch {
     }
     let batch = reader.finish();
     let start_ns = SpanView::new(&batch).unwrap().start_ns(0);
-    let name = DataFileName { date: EventDate::of_nanos(start_ns), partition: 0, start: 0 };
+    let name = DataFileName { date: EventDate::of_nanos(start_ns), partition: 0, start: 0, merged: None };
     let root = LakeRoot::new("");
     let path = lake.join(root.data_file(&name));
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();

@@ -219,8 +219,11 @@ impl Store {
         snapshot
     }
 
-    /// The rows of `ids` in every tier, with all columns or those named.
+    /// The rows of `ids` in every tier, with all columns or those named. A trace that is to be forgotten has none.
     pub async fn rows(&self, snapshot: &Snapshot, ids: &[TraceId], columns: &Columns) -> Found {
+        let is_kept = |id: &&TraceId| !snapshot.files.deletions.has_trace(id);
+        let ids: Vec<TraceId> = ids.iter().filter(is_kept).copied().collect();
+        let ids = ids.as_slice();
         let mut found = Found::default();
         if let Some(hot) = &snapshot.hot {
             match hot.lookup(ids).await {
@@ -263,7 +266,8 @@ impl Store {
         columns: &Columns,
     ) -> Found {
         let Some(lake) = &self.lake else { return Found::default() };
-        let found = lake.lookup.find(files, ids, &snapshot.coverage, columns).await;
+        let found =
+            lake.lookup.find(files, ids, &snapshot.coverage, &snapshot.files.deletions, columns).await;
         let parts = found.rows.into_iter().map(|rows| Part { tier: Tier::Lake, rows }).collect();
         Found { parts, problems: found.problems, warnings: Vec::new() }
     }

@@ -3,21 +3,28 @@
 //! The sink writes these, the query API reads them. A partition of the spans topic is cut into ranges of
 //! offsets `[start, next)` that follow one another without a gap. A range has one plan (written first, by
 //! conditional create), at most one data file an event date, and one manifest (written last, by conditional
-//! create). Everything here is pure; no I/O.
+//! create). [`compaction`] says which data files were merged into which since, [`deletion`] what is to be forgotten,
+//! and [`live`] puts manifests and compactions together: the files that count. Everything here is pure; no I/O.
 //!
-//! Invariants: a path is a function of partition, start offset and date alone; a file that no manifest names
-//! is not visible to a query; unknown JSON fields are ignored, a newer format version is refused.
+//! Invariants: a path is a function of what the file was made of; a file that neither a manifest nor a compaction
+//! names is not visible to a query; the live files of a partition and date have ranges of offsets that do not
+//! overlap; unknown JSON fields are ignored, a newer format version is refused.
 
-use std::{collections::BTreeSet, fmt, str::FromStr};
+pub mod compaction;
+pub mod deletion;
+pub mod live;
+mod names;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize, de};
+
+pub use names::{DataFileName, EventDate, Id16, LakeRoot, Merged, parse_numbered_path, parse_range_path};
 
 /// Version of plans and manifests written here; a higher one is refused.
 pub const FORMAT_VERSION: u32 = 1;
 /// Distinct names a data file's entry lists at most; past it the list is left out and nothing can be pruned by it.
 pub const MAX_LISTED_NAMES: usize = 64;
-
-const NANOS_PER_DAY: i64 = 86_400_000_000_000;
 
 /// What is wrong with a file of the lake.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -48,217 +55,6 @@ pub enum LakeError {
         /// What differs.
         detail: String,
     },
-}
-
-/// A 16-byte trace or batch id, in JSON as 32 hex digits. Ordered as its bytes are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Id16(pub [u8; 16]);
-
-impl fmt::Display for Id16 {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", u128::from_be_bytes(self.0))
-    }
-}
-
-impl FromStr for Id16 {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let mut id = [0; 16];
-        hex::decode_to_slice(text, &mut id).map_err(|_| "expected 32 hex digits")?;
-        Ok(Self(id))
-    }
-}
-
-/// A UTC calendar day, as days since 1970-01-01.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct EventDate(pub i32);
-
-impl EventDate {
-    /// The day in which `unix_nanos` falls.
-    #[must_use]
-    pub const fn of_nanos(unix_nanos: i64) -> Self {
-        // At most 106,752 days either side of the epoch.
-        Self(unix_nanos.div_euclid(NANOS_PER_DAY) as i32)
-    }
-
-    /// First nanosecond of the day, clamped to what 64 bits hold.
-    #[must_use]
-    pub const fn start_nanos(self) -> i64 {
-        (self.0 as i64).saturating_mul(NANOS_PER_DAY)
-    }
-}
-
-impl fmt::Display for EventDate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Days to civil date, Howard Hinnant's algorithm, on eras of 400 years that begin on 1 March.
-        let days = i64::from(self.0) + 719_468;
-        let era = days.div_euclid(146_097);
-        let day_of_era = days.rem_euclid(146_097);
-        let year_of_era =
-            (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-        let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-        let shifted_month = (5 * day_of_year + 2) / 153;
-        let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-        let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-        let year = year_of_era + era * 400 + i64::from(month <= 2);
-        write!(f, "{year:04}-{month:02}-{day:02}")
-    }
-}
-
-impl FromStr for EventDate {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const WRONG: &str = "expected YYYY-MM-DD";
-        let mut parts = text.splitn(3, '-');
-        let mut next = |digits: usize| -> Result<i64, &'static str> {
-            let part = parts.next().ok_or(WRONG)?;
-            if part.len() != digits || !part.bytes().all(|byte| byte.is_ascii_digit()) {
-                return Err(WRONG);
-            }
-            part.parse().map_err(|_| WRONG)
-        };
-        let (year, month, day) = (next(4)?, next(2)?, next(2)?);
-        let year = year - i64::from(month <= 2);
-        let era = year.div_euclid(400);
-        let year_of_era = year.rem_euclid(400);
-        let shifted_month = if month > 2 { month - 3 } else { month + 9 };
-        let day_of_year = (153 * shifted_month + 2) / 5 + day - 1;
-        let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
-        let date = Self((era * 146_097 + day_of_era - 719_468) as i32);
-        // Writing it back catches the 13th month and the 31st of April.
-        if date.to_string() == text { Ok(date) } else { Err(WRONG) }
-    }
-}
-
-macro_rules! serde_as_text {
-    ($type:ty) => {
-        impl Serialize for $type {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.collect_str(self)
-            }
-        }
-
-        impl<'de> Deserialize<'de> for $type {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-                text.parse().map_err(de::Error::custom)
-            }
-        }
-    };
-}
-serde_as_text!(Id16);
-serde_as_text!(EventDate);
-
-/// What a data file's name says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct DataFileName {
-    /// Event date of every span in the file.
-    pub date: EventDate,
-    /// Partition of the spans topic.
-    pub partition: u32,
-    /// First offset of the range.
-    pub start: u64,
-}
-
-impl DataFileName {
-    /// The path below the lake's root.
-    #[must_use]
-    pub fn path(&self) -> String {
-        format!("spans/date={}/p{:05}-o{:020}.parquet", self.date, self.partition, self.start)
-    }
-
-    /// Reads a path that ends as [`Self::path`] writes it, whatever stands before `spans/`.
-    #[must_use]
-    pub fn parse(path: &str) -> Option<Self> {
-        let mut parts = path.rsplit('/');
-        let file = parts.next()?;
-        let date = parts.next()?.strip_prefix("date=")?.parse().ok()?;
-        if parts.next()? != "spans" {
-            return None;
-        }
-        let (partition, start) = file.strip_prefix('p')?.strip_suffix(".parquet")?.split_once("-o")?;
-        Some(Self { date, partition: digits(partition, 5)?, start: digits(start, 20)? })
-    }
-}
-
-fn digits<T: FromStr>(text: &str, at_least: usize) -> Option<T> {
-    if text.len() < at_least || !text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return None;
-    }
-    text.parse().ok()
-}
-
-/// Where a lake's files are, as `/`-separated paths in its store.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct LakeRoot {
-    prefix: String,
-}
-
-impl LakeRoot {
-    /// A lake below `prefix`, which may be empty.
-    #[must_use]
-    pub fn new(prefix: &str) -> Self {
-        Self { prefix: prefix.trim_matches('/').to_owned() }
-    }
-
-    /// `path`, which is relative to the lake, as a path in the store.
-    #[must_use]
-    pub fn join(&self, path: &str) -> String {
-        if self.prefix.is_empty() { path.to_owned() } else { format!("{}/{path}", self.prefix) }
-    }
-
-    /// The folder that outside readers glob: data files only.
-    #[must_use]
-    pub fn spans(&self) -> String {
-        self.join("spans")
-    }
-
-    /// The folder of one event date.
-    #[must_use]
-    pub fn spans_of(&self, date: EventDate) -> String {
-        self.join(&format!("spans/date={date}"))
-    }
-
-    /// A data file.
-    #[must_use]
-    pub fn data_file(&self, name: &DataFileName) -> String {
-        self.join(&name.path())
-    }
-
-    /// The folder of all manifests, one folder a partition below it.
-    #[must_use]
-    pub fn all_manifests(&self) -> String {
-        self.join("_manifests/spans")
-    }
-
-    /// The folder of a partition's manifests; their names ascend with their offsets.
-    #[must_use]
-    pub fn manifests(&self, partition: u32) -> String {
-        self.join(&format!("_manifests/spans/p{partition:05}"))
-    }
-
-    /// The manifest of the range that starts at `start`.
-    #[must_use]
-    pub fn manifest(&self, partition: u32, start: u64) -> String {
-        self.join(&format!("_manifests/spans/p{partition:05}/{start:020}.json"))
-    }
-
-    /// The plan of the range that starts at `start`.
-    #[must_use]
-    pub fn plan(&self, partition: u32, start: u64) -> String {
-        self.join(&format!("_plans/spans/p{partition:05}/{start:020}.json"))
-    }
-}
-
-/// Partition and start offset in the path of a plan or manifest.
-#[must_use]
-pub fn parse_range_path(path: &str) -> Option<(u32, u64)> {
-    let mut parts = path.rsplit('/');
-    let start = parts.next()?.strip_suffix(".json")?;
-    let partition = parts.next()?.strip_prefix('p')?;
-    Some((digits(partition, 5)?, digits(start, 20)?))
 }
 
 /// The range that will be written, stored before any of it: whoever comes later repeats exactly this.
@@ -460,8 +256,8 @@ impl Manifest {
         let manifest: Self = from_json(path, bytes)?;
         check_range(path, manifest.partition, manifest.start, manifest.next)?;
         for file in &manifest.files {
-            let expected =
-                DataFileName { date: file.date, partition: manifest.partition, start: manifest.start };
+            let (date, partition, start) = (file.date, manifest.partition, manifest.start);
+            let expected = DataFileName { date, partition, start, merged: None };
             if DataFileName::parse(&file.path) != Some(expected) {
                 return Err(malformed(path, &format!("data file {} is not of this range", file.path)));
             }
@@ -471,7 +267,7 @@ impl Manifest {
 }
 
 fn to_json(value: &impl Serialize) -> Vec<u8> {
-    serde_json::to_vec(value).expect("plans and manifests have string keys only")
+    serde_json::to_vec(value).expect("files of the lake have string keys only")
 }
 
 fn from_json<T: de::DeserializeOwned>(path: &str, bytes: &[u8]) -> Result<T, LakeError> {
@@ -489,6 +285,13 @@ fn from_json<T: de::DeserializeOwned>(path: &str, bytes: &[u8]) -> Result<T, Lak
 
 fn malformed(path: &str, detail: &str) -> LakeError {
     LakeError::Malformed { path: path.to_owned(), detail: detail.to_owned() }
+}
+
+fn check_number(path: &str, number: u64) -> Result<(), LakeError> {
+    if parse_numbered_path(path) == Some(number) {
+        return Ok(());
+    }
+    Err(LakeError::Misnamed { path: path.to_owned(), detail: format!("it holds number {number}") })
 }
 
 fn check_range(path: &str, partition: u32, start: u64, end: u64) -> Result<(), LakeError> {

@@ -100,6 +100,7 @@ fn main() -> Result<()> {
         end: records.len() as u64,
         row_group_rows: arguments.row_group_rows,
         zstd_level: arguments.zstd_level,
+        merged: None,
     };
 
     let began = Instant::now();

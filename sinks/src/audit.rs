@@ -1,17 +1,19 @@
 //! Compares the spans topic with the lake, range of offsets by range of offsets.
 //!
 //! For each manifest the records of its range are read from the log as every reader reads them (a batch whose id was
-//! seen is dropped), and its data files row by row; counts and hashes (`infertrace_schemas::audit`) must agree.
-//! Both sides are read from their bytes: a manifest's own numbers are checked, not believed.
+//! seen is dropped), and the data files that count row by row; counts and hashes (`infertrace_schemas::audit`) must agree.
+//! Both sides are read from their bytes: a manifest's own numbers are checked, not believed. What compactions left
+//! out, since it was deleted or had outlived its retention, they say with count and hash: that much the lake may lack.
 //!
 //! Invariants: nothing is written and no group is joined; what can no longer be compared, since the log has
 //! dropped it, is named and not counted as good; batches before the first audited range are taken from the
 //! manifests, whose lists of batch ids were compared when those ranges were audited.
 
+mod lake;
+
 use std::{collections::BTreeMap, sync::Arc};
 
-use arrow::{array::RecordBatch, error::ArrowError};
-use bytes::Bytes;
+use arrow::error::ArrowError;
 use futures::TryStreamExt as _;
 use infertrace_runtime::log::{
     Log, LogError, NextOffset, Record, TopicPartition,
@@ -25,8 +27,9 @@ use infertrace_schemas::{
     record::{RecordError, batch_id_of},
 };
 use object_store::{ObjectStore, ObjectStoreExt as _, path::Path};
-use parquet::arrow::{ProjectionMask, arrow_reader::ParquetRecordBatchReaderBuilder};
 use serde::Serialize;
+
+use lake::Found;
 
 const POLL_BYTES: usize = 8 << 20;
 /// Spans decoded into one batch.
@@ -73,6 +76,8 @@ pub struct RangeReport {
     pub log: Option<Sum>,
     /// Spans by the data files.
     pub lake: Sum,
+    /// Spans that compactions took out.
+    pub forgotten: Sum,
     /// Records of the range that are retries, by the log.
     pub retries: u64,
     /// Records that the sink could not read; they are in the dead-letter topic.
@@ -85,7 +90,16 @@ impl RangeReport {
     /// Whether log and lake agree.
     #[must_use]
     pub fn is_clean(&self) -> bool {
-        self.faults.is_empty() && self.log.is_none_or(|log| log == self.lake)
+        self.faults.is_empty() && self.log.is_none_or(|log| log == self.in_lake_once())
+    }
+}
+
+impl RangeReport {
+    /// Spans that are in the lake or were, until they were taken out.
+    fn in_lake_once(&self) -> Sum {
+        let mut sum = self.lake;
+        sum += self.forgotten;
+        sum
     }
 }
 
@@ -189,6 +203,7 @@ impl Auditor<'_> {
         let at = TopicPartition::new(self.options.topic.as_str(), self.partition);
         let marks = self.log.watermarks(&at).await?;
         let manifests = self.manifests().await?;
+        let compactions = self.compactions().await?;
         let mut report =
             PartitionReport { partition: self.partition, next: from, ..PartitionReport::default() };
         for pair in manifests.windows(2).filter(|pair| pair[0].next != pair[1].start) {
@@ -202,12 +217,10 @@ impl Auditor<'_> {
         // What retention has touched cannot be compared, nor can a retry whose first copy may be gone be told.
         let gone = audited.partition_point(|manifest| manifest.start < marks.low.0);
         let expected = self.read_log(&at, before, &audited[..gone], &audited[gone..], read).await?;
-        for (index, manifest) in audited.iter().enumerate() {
+        let found = self.read_lake(&manifests, &compactions, audited, gone, read).await?;
+        for (index, (manifest, found)) in audited.iter().zip(found).enumerate() {
             let expected = index.checked_sub(gone).map(|index| &expected[index]);
-            report.ranges.push(self.range(manifest, expected).await?);
-            if expected.is_some() {
-                read(manifest.next - manifest.start);
-            }
+            report.ranges.push(range(manifest, found, expected));
         }
         for range in &report.ranges {
             if !range.is_clean() {
@@ -270,67 +283,43 @@ impl Auditor<'_> {
         reading.sum()?;
         Ok(reading.expected)
     }
+}
 
-    async fn range(
-        &self,
-        manifest: &Manifest,
-        expected: Option<&Expected>,
-    ) -> Result<RangeReport, AuditError> {
-        let mut report = RangeReport {
-            partition: manifest.partition,
-            start: manifest.start,
-            next: manifest.next,
-            log: expected.map(|expected| expected.sum),
-            lake: Sum::default(),
-            retries: expected.map_or(manifest.duplicate_records, |expected| expected.retries),
-            poison: manifest.poison.len() as u64,
-            faults: Vec::new(),
-        };
-        for lost in &manifest.lost {
-            report.faults.push(format!(
-                "offsets {}..{} were removed by retention before the sink read them",
-                lost.from, lost.to
-            ));
-        }
-        for file in &manifest.files {
-            let path = Path::from(self.root.join(&file.path));
-            let bytes = match self.store.get(&path).await {
-                Ok(found) => found.bytes().await?,
-                Err(object_store::Error::NotFound { .. }) => {
-                    report.faults.push(format!("{path} is in the manifest and does not exist"));
-                    continue;
-                }
-                Err(error) => return Err(error.into()),
-            };
-            let (partition, range) = (i64::from(manifest.partition), manifest.start..manifest.next);
-            let read = tokio::task::spawn_blocking(move || read_file(bytes, partition, &range)).await;
-            match read.unwrap_or_else(|panic| Err(panic.to_string())) {
-                Ok((sum, strays)) => {
-                    if sum.spans != file.rows {
-                        report
-                            .faults
-                            .push(format!("{path} has {} rows, its manifest says {}", sum.spans, file.rows));
-                    }
-                    if strays > 0 {
-                        report.faults.push(format!("{path} has {strays} rows of other records"));
-                    }
-                    report.lake += sum;
-                }
-                Err(error) => report.faults.push(format!("{path} cannot be read: {error}")),
-            }
-        }
-        if let Some(expected) = expected {
-            compare(manifest, expected, &mut report);
-        }
-        Ok(report)
+fn range(manifest: &Manifest, found: Found, expected: Option<&Expected>) -> RangeReport {
+    let mut report = RangeReport {
+        partition: manifest.partition,
+        start: manifest.start,
+        next: manifest.next,
+        log: expected.map(|expected| expected.sum),
+        lake: found.sum,
+        forgotten: found.forgotten,
+        retries: expected.map_or(manifest.duplicate_records, |expected| expected.retries),
+        poison: manifest.poison.len() as u64,
+        faults: found.faults,
+    };
+    for lost in &manifest.lost {
+        report.faults.push(format!(
+            "offsets {}..{} were removed by retention before the sink read them",
+            lost.from, lost.to
+        ));
     }
+    if let Some(expected) = expected {
+        compare(manifest, expected, &mut report);
+    }
+    report
 }
 
 /// Puts what differs into words.
 fn compare(manifest: &Manifest, expected: &Expected, report: &mut RangeReport) {
-    let (log, lake) = (expected.sum, report.lake);
+    let (log, lake) = (expected.sum, report.in_lake_once());
     if log.spans != lake.spans {
-        report.faults.push(format!("the log has {} spans, the lake has {}", log.spans, lake.spans));
+        let forgotten = match report.forgotten.spans {
+            0 => String::new(),
+            spans => format!(", {spans} of them since taken out"),
+        };
+        report
+            .faults
+            .push(format!("the log has {} spans, the lake has {}{forgotten}", log.spans, lake.spans));
     } else if log.hash != lake.hash {
         report.faults.push(format!("{} spans each, and they are not the same", log.spans));
     }
@@ -420,25 +409,4 @@ impl Reading<'_> {
 fn index_of(ranges: &[Manifest], offset: u64) -> Option<usize> {
     let index = ranges.partition_point(|manifest| manifest.start <= offset).checked_sub(1)?;
     (offset < ranges[index].next).then_some(index)
-}
-
-/// The sum of a data file's rows, and how many of them are of other records.
-fn read_file(bytes: Bytes, partition: i64, range: &std::ops::Range<u64>) -> Result<(Sum, u64), String> {
-    let text = |error: &dyn std::fmt::Display| error.to_string();
-    let builder = ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(|error| text(&error))?;
-    let mask = ProjectionMask::columns(builder.parquet_schema(), audit::COLUMNS.iter().copied());
-    let reader =
-        builder.with_projection(mask).with_batch_size(8_192).build().map_err(|error| text(&error))?;
-    let (mut sum, mut strays) = (Sum::default(), 0);
-    for batch in reader {
-        let batch: RecordBatch = batch.map_err(|error| text(&error))?;
-        audit::rows(&batch, |row| {
-            let is_ours =
-                i64::from(row.partition) == partition && range.contains(&row.offset.cast_unsigned());
-            strays += u64::from(!is_ours);
-            sum.add(row.hash);
-        })
-        .map_err(|error| text(&error))?;
-    }
-    Ok((sum, strays))
 }

@@ -38,6 +38,10 @@ pub struct Config {
     pub refused_retry_ms: u64,
     /// How long a shutdown waits for what was read to be written.
     pub drain_timeout_ms: u64,
+    /// Merging of small files, and the removal of what is to be forgotten.
+    pub compaction: crate::compact::Config,
+    /// How long traces stay in the lake.
+    pub retention: crate::compact::Retention,
     /// ClickHouse sink; used when its `url` is set.
     pub clickhouse: crate::clickhouse::Config,
 }
@@ -93,6 +97,8 @@ impl Default for Config {
             retry_max_ms: 10_000,
             refused_retry_ms: 30_000,
             drain_timeout_ms: 20_000,
+            compaction: crate::compact::Config::default(),
+            retention: crate::compact::Retention::default(),
             clickhouse: crate::clickhouse::Config::default(),
         }
     }
@@ -121,6 +127,8 @@ impl Config {
         if self.group.is_empty() {
             return Err("group is empty".to_owned());
         }
+        self.compaction.validate().map_err(|error| format!("compaction: {error}"))?;
+        self.retention.validate().map_err(|error| format!("retention: {error}"))?;
         self.clickhouse.validate().map_err(|error| format!("clickhouse: {error}"))
     }
 }

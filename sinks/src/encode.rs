@@ -24,7 +24,7 @@ use arrow::{
 use bytes::Bytes;
 use infertrace_schemas::{
     columns::{index, name, span_schema},
-    lake::{DataFile, DataFileName, EventDate},
+    lake::{DataFile, DataFileName, EventDate, Merged},
 };
 use parquet::{errors::ParquetError, file::metadata::ParquetMetaDataReader};
 
@@ -52,6 +52,8 @@ pub struct FileSettings {
     pub row_group_rows: u32,
     /// Level of zstd.
     pub zstd_level: i32,
+    /// What names the files besides, where they are made of others.
+    pub merged: Option<Merged>,
 }
 
 /// A data file, ready to be stored.

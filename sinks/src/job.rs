@@ -164,6 +164,7 @@ impl Workshop {
             end: plan.end,
             row_group_rows: plan.row_group_rows,
             zstd_level: plan.zstd_level,
+            merged: None,
         };
         let _permit = self.encoders.acquire().await.expect("the semaphore is never closed");
         let began = Instant::now();

@@ -13,6 +13,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    compact::{Compactor, Settings},
     config::{Config, Flow},
     job::{Shape, Workshop},
     ledger::Ledger,
@@ -47,7 +48,10 @@ pub enum BuildError {
 }
 
 /// The Parquet sink, ready to run.
-pub struct Service(service::Service<Workshop>);
+pub struct Service {
+    writer: service::Service<Workshop>,
+    compactor: Compactor,
+}
 
 impl Service {
     /// Runs until `shutdown`, then writes what was read and returns.
@@ -55,7 +59,13 @@ impl Service {
     /// # Errors
     /// [`Error`] when the log fails for good. Faults of the store never end the service.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
-        self.0.run(shutdown).await
+        let ended = shutdown.child_token();
+        let writing = async {
+            let outcome = self.writer.run(shutdown).await;
+            ended.cancel();
+            outcome
+        };
+        tokio::join!(writing, self.compactor.run(ended.clone())).0
     }
 }
 
@@ -70,6 +80,14 @@ pub async fn build(config: Config, deps: Deps<'_>) -> Result<Service, BuildError
     let metrics = Metrics::register(deps.metrics, "parquet_sink", "sink");
     let retry = Retry::new(&flow);
     let root = LakeRoot::new(deps.prefix.as_ref());
+    let compactor = Compactor::new(
+        Arc::clone(&deps.store),
+        root.clone(),
+        &topic,
+        Settings::from(&config),
+        Arc::clone(&deps.clock),
+        deps.metrics,
+    );
     let workshop = Workshop {
         log: Arc::clone(&deps.log),
         ledger: Ledger::new(deps.store, root, Arc::clone(&topic), retry, metrics.clone()),
@@ -85,5 +103,5 @@ pub async fn build(config: Config, deps: Deps<'_>) -> Result<Service, BuildError
     };
     let target = Arc::new(workshop);
     let parts = Parts { target, flow, topic, log: deps.log, clock: deps.clock, metrics };
-    Ok(Service(service::join(parts).await?))
+    Ok(Service { writer: service::join(parts).await?, compactor })
 }

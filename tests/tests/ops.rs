@@ -227,6 +227,48 @@ fn letters_go_back_the_audit_sees_loss_and_replays_agree() -> anyhow::Result<()>
     ensure!(text.contains("cannot be read"), "{text}");
     std::fs::write(&file, kept)?;
     exits(0, &audit)?;
+    let config = dir.path().join("compact.toml");
+    std::fs::write(&config, "[sink.compaction]\nmin_files = 2\ngrace_ms = 0\n")?;
+    lake_is_tended(&config.display().to_string(), &lake_flag, &audit)
+}
+
+/// Merges the lake's files, has the default tenant forgotten, and audits after each.
+fn lake_is_tended(config: &str, lake: &str, audit: &[&str]) -> anyhow::Result<()> {
+    let flags = ["--config", config, "--object-store", lake];
+    let listed = || -> anyhow::Result<usize> {
+        Ok(exits(0, &[&["lake", "files"], &flags[..]].concat())?.lines().count())
+    };
+    let stored = || -> anyhow::Result<usize> { Ok(walk(&std::path::Path::new(lake).join("spans"))?.len()) };
+    let sum = |report: &Value, side: &str| -> u64 {
+        let partitions = report["partitions"].as_array().into_iter().flatten();
+        let ranges = partitions.flat_map(|partition| partition["ranges"].as_array().into_iter().flatten());
+        ranges.filter_map(|range| range[side]["spans"].as_u64()).sum()
+    };
+    let compact = [&["lake", "compact", "--json"], &flags[..]].concat();
+    let before = listed()?;
+    ensure!(before == stored()?, "{before} files count");
+    let look = json(&[&compact[..], &["--dry-run"]].concat())?;
+    ensure!(listed()? == before, "a dry run changes nothing");
+    let done = json(&compact)?;
+    let merges = |pass: &Value| pass["pass"]["steps"].as_array().map_or(0, Vec::len);
+    ensure!(merges(&look) == merges(&done), "{look:#}\n{done:#}");
+    json(&compact)?;
+    ensure!(listed()? == stored()?, "what was merged is removed");
+    ensure!(sum(&json(audit)?, "lake") == SPANS);
+    let delete = [&["lake", "delete", "--tenant", ""], &flags[..]].concat();
+    exits(0, &[&delete[..], &["--dry-run"]].concat())?;
+    let text = exits(0, &delete)?;
+    ensure!(text.contains("deletion 0 is recorded"), "{text}");
+    json(&compact)?;
+    json(&compact)?;
+    ensure!(listed()? == stored()?, "what was written again is removed");
+    let report = json(audit)?;
+    ensure!(
+        report["clean"] == true && sum(&report, "lake") + sum(&report, "forgotten") == SPANS,
+        "{report:#}"
+    );
+    ensure!(sum(&report, "forgotten") > 0, "the load generator's spans are of the default tenant");
+    exits(2, &[&["lake", "delete", "--trace", "abc"], &flags[..]].concat())?;
     Ok(())
 }
 

@@ -22,7 +22,7 @@ use crate::{
 pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
     let Some((name, rest)) = arguments.split_first() else {
         bail!(
-            "cargo xtask bench gateway | path | overload | reader | transcode | parquet | clickhouse | processor | query | log | loadgen"
+            "cargo xtask bench gateway | path | overload | reader | transcode | parquet | compaction | clickhouse | processor | query | log | loadgen"
         );
     };
     // Of the whole workspace: a package alone gets other features of its dependencies and builds them again.
@@ -39,6 +39,7 @@ pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
         "reader" => example("reader_bench", rest),
         "transcode" => example("transcode_bench", rest),
         "parquet" => example("parquet_bench", rest),
+        "compaction" => example("compact_bench", rest),
         "clickhouse" => example("clickhouse_bench", rest),
         "processor" => example("processor_bench", rest),
         "query" => example("query_bench", rest),

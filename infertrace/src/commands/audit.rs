@@ -142,19 +142,21 @@ fn print(reports: &[PartitionReport], all_ranges: bool) {
         "offsets",
         "spans in log",
         "spans in lake",
+        "forgotten",
         "hash",
         "retries",
         "poison",
         "is",
     ]);
     for report in reports {
-        let (mut log, mut lake) = (Sum::default(), Sum::default());
+        let (mut log, mut lake, mut forgotten) = (Sum::default(), Sum::default(), 0);
         let (mut retries, mut poison, mut gone) = (0, 0, 0);
         for range in &report.ranges {
             match range.log {
                 Some(sum) => {
                     log += sum;
                     lake += range.lake;
+                    forgotten += range.forgotten.spans;
                 }
                 None => gone += 1,
             }
@@ -166,6 +168,7 @@ fn print(reports: &[PartitionReport], all_ranges: bool) {
                     format!("{}..{}", range.start, range.next),
                     range.log.map_or_else(|| "gone".to_owned(), |sum| sum.spans.to_string()),
                     range.lake.spans.to_string(),
+                    range.forgotten.spans.to_string(),
                     range.lake.hash.to_string(),
                     range.retries.to_string(),
                     range.poison.to_string(),
@@ -187,6 +190,7 @@ fn print(reports: &[PartitionReport], all_ranges: bool) {
             format!("{from}..{to}"),
             log.spans.to_string(),
             lake.spans.to_string(),
+            forgotten.to_string(),
             lake.hash.to_string(),
             retries.to_string(),
             poison.to_string(),

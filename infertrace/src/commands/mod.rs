@@ -1,4 +1,4 @@
-//! Commands that look at a log, a lake or a file and end: topics, dlq, clickhouse, audit, detect, evaluate, replay.
+//! Commands that look at a log, a lake or a file and end: topics, dlq, clickhouse, audit, lake, detect, evaluate, replay.
 //!
 //! Each file reads its flags, calls the library that does the work and prints. Exit codes: 0 as wanted, 1 for
 //! findings (a difference, a letter that cannot go back), 2 for an error.
@@ -10,6 +10,7 @@ pub(crate) mod dlq;
 pub(crate) mod evaluate_nab;
 pub(crate) mod evaluate_scenarios;
 mod insights_text;
+pub(crate) mod lake;
 pub(crate) mod replay;
 pub(crate) mod topics;
 

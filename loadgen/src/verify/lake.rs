@@ -1,7 +1,8 @@
-//! Reads the lake twice: every data file that a plain glob sees, row by row, and every manifest. Both must agree.
+//! Reads the lake twice: every data file that a plain glob sees, row by row, and every manifest and compaction. Both must
+//! agree; files that were merged into others and wait for their removal are passed over.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -17,7 +18,9 @@ use arrow::{
 };
 use futures::TryStreamExt;
 use infertrace_runtime::progress::Bar;
-use infertrace_schemas::lake::{DataFileName, LakeRoot, Manifest};
+use infertrace_schemas::lake::{
+    DataFileName, LakeRoot, Manifest, compaction::Compaction, live::LiveFile, live::LiveFiles,
+};
 use object_store::{ObjectStore, ObjectStoreExt, path::Path as StorePath};
 use parquet::arrow::{ProjectionMask, arrow_reader::ParquetRecordBatchReaderBuilder};
 
@@ -48,16 +51,21 @@ const COLUMNS: [&str; 13] = [
 pub(super) async fn read(root: &str, tally: &mut Tally, bar: &Bar) -> anyhow::Result<()> {
     let (store, prefix) = open(root)?;
     let lake = LakeRoot::new(prefix.as_ref());
-    let manifested = read_manifests(store.as_ref(), &lake, tally).await?;
+    let (live, merged) = read_manifests(store.as_ref(), &lake, tally).await?;
     let mut files: Vec<_> = store.list(Some(&StorePath::from(lake.spans()))).try_collect::<Vec<_>>().await?;
     files.sort_by(|a, b| a.location.cmp(&b.location));
-    let mut unmentioned = manifested;
+    let mut unmentioned: BTreeMap<String, u64> =
+        live.iter().map(|file| (file.data.path.clone(), file.data.rows)).collect();
     let total = files.len();
     for (done, file) in files.into_iter().enumerate() {
         bar.show(done as u64, total as u64, |_| format!("{done} of {total} files"));
         let path = file.location.as_ref();
         if !path.ends_with(".parquet") {
             tally.fault(format!("{path} is in the lake's folder of data files and is none"));
+            continue;
+        }
+        let name = DataFileName::parse(path).map(|name| name.path()).unwrap_or_default();
+        if merged.contains(&name) {
             continue;
         }
         let bytes = store.get(&file.location).await?.bytes().await?;
@@ -69,7 +77,6 @@ pub(super) async fn read(root: &str, tally: &mut Tally, bar: &Bar) -> anyhow::Re
                 continue;
             }
         };
-        let name = DataFileName::parse(path).map(|name| name.path()).unwrap_or_default();
         match unmentioned.remove(&name) {
             None => tally.fault(format!("{path} with {rows} rows is in no manifest")),
             Some(listed) if listed != rows => {
@@ -84,16 +91,17 @@ pub(super) async fn read(root: &str, tally: &mut Tally, bar: &Bar) -> anyhow::Re
     Ok(())
 }
 
-/// Rows by data file; checks that the ranges of each partition follow one another.
+/// The files that count, and those merged into them; checks that the ranges of each partition follow one another.
 async fn read_manifests(
     store: &dyn ObjectStore,
     lake: &LakeRoot,
     tally: &mut Tally,
-) -> anyhow::Result<BTreeMap<String, u64>> {
+) -> anyhow::Result<(LiveFiles, BTreeSet<String>)> {
     let mut objects: Vec<_> =
         store.list(Some(&StorePath::from(lake.all_manifests()))).try_collect::<Vec<_>>().await?;
     objects.sort_by(|a, b| a.location.cmp(&b.location));
-    let mut rows = BTreeMap::new();
+    let mut live: LiveFiles = LiveFiles::default();
+    let keep = |file: LiveFile| file;
     let mut next: BTreeMap<u32, u64> = BTreeMap::new();
     for object in objects {
         let path = object.location.as_ref();
@@ -117,13 +125,26 @@ async fn read_manifests(
                 manifest.poison.len()
             ));
         }
-        for file in manifest.files {
-            if rows.insert(file.path.clone(), file.rows).is_some() {
+        for file in &manifest.files {
+            if live.get(&file.path).is_some() {
                 tally.fault(format!("{} is in two manifests", file.path));
             }
         }
+        live.add(&manifest, keep);
     }
-    Ok(rows)
+    let mut merged = BTreeSet::new();
+    let mut objects: Vec<_> =
+        store.list(Some(&StorePath::from(lake.compactions()))).try_collect::<Vec<_>>().await?;
+    objects.sort_by(|a, b| a.location.cmp(&b.location));
+    for object in objects {
+        let bytes = store.get(&object.location).await?.bytes().await?;
+        let compaction = Compaction::parse(object.location.as_ref(), &bytes)?;
+        if !live.apply(&compaction, keep) {
+            tally.fault(format!("{} is out of order: one before it is missing", object.location));
+        }
+        merged.extend(compaction.removes);
+    }
+    Ok((live, merged))
 }
 
 fn open(root: &str) -> anyhow::Result<(Arc<dyn ObjectStore>, StorePath)> {

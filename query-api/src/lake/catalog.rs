@@ -1,7 +1,8 @@
-//! Which data files there are: manifests, listed from where the last listing ended.
+//! Which data files count: manifests, compactions and deletions, each listed from where the last listing ended.
 //!
-//! Invariants: a manifest once read stays; a damaged one is tried again at each refresh and named until it
-//! reads; a partition's end is where its manifests without a gap end.
+//! Invariants: what was read once stays, so a compaction costs one object to read; a damaged object is tried again at each
+//! refresh and named until it reads, and compactions after it wait for it; a partition's end is where its manifests
+//! without a gap end.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,7 +11,13 @@ use std::{
 };
 
 use futures::{StreamExt, TryStreamExt, stream};
-use infertrace_schemas::lake::{LakeRoot, Manifest, parse_range_path};
+use infertrace_schemas::lake::{
+    LakeRoot, Manifest,
+    compaction::Compaction,
+    deletion::{Deletion, Deletions},
+    live::{LiveFile, LiveFiles},
+    parse_range_path,
+};
 use object_store::{ObjectStore, ObjectStoreExt, path::Path};
 use parking_lot::RwLock;
 use tokio::sync::Mutex;
@@ -39,21 +46,35 @@ pub struct CatalogState {
     pub bytes: u64,
     /// Offsets that retention removed before the sink read them: no tier has their spans.
     pub lost_offsets: u64,
+    /// What is to be left out of every answer.
+    pub deletions: Arc<Deletions>,
 }
 
 /// What one manifest says, without what only the sink needs.
 struct Range {
     next: i64,
     lost: u64,
-    files: Vec<Arc<LakeFile>>,
+}
+
+/// What the lake's list consists of.
+enum Object {
+    Manifest(Manifest),
+    Compaction(Compaction),
+    Deletion(Deletion),
 }
 
 #[derive(Default)]
 struct Progress {
     /// By partition and start offset.
     ranges: BTreeMap<i32, BTreeMap<i64, Range>>,
-    /// The last name listed in each partition.
-    listed: BTreeMap<u32, Path>,
+    /// The files that count.
+    live: LiveFiles<Arc<LakeFile>>,
+    deletions: Arc<Deletions>,
+    /// Compactions and deletions that wait for one before them, by number.
+    compactions: BTreeMap<u64, Compaction>,
+    asked: BTreeMap<u64, Deletion>,
+    /// The last name listed in each folder.
+    listed: BTreeMap<Path, Path>,
     damaged: BTreeMap<Path, String>,
     refreshed: Option<Instant>,
 }
@@ -112,18 +133,20 @@ impl Catalog {
     async fn refresh_locked(&self, progress: &mut Progress) -> Result<(), object_store::Error> {
         let folder = Path::from(self.root.all_manifests());
         let listing = self.store.list_with_delimiter(Some(&folder)).await?;
+        let of_partition = |prefix: &Path| prefix.filename().is_some_and(is_folder_of_partition);
+        let mut folders: Vec<Path> = listing.common_prefixes.into_iter().filter(of_partition).collect();
+        folders.extend([self.root.deletions(), self.root.compactions()].map(Path::from));
         let mut new: Vec<Path> = Vec::new();
-        for prefix in &listing.common_prefixes {
-            let Some(partition) = prefix.filename().and_then(partition_of_folder) else { continue };
-            let found = match progress.listed.get(&partition) {
-                Some(last) => self.store.list_with_offset(Some(prefix), last),
-                None => self.store.list(Some(prefix)),
+        for folder in folders {
+            let found = match progress.listed.get(&folder) {
+                Some(last) => self.store.list_with_offset(Some(&folder), last),
+                None => self.store.list(Some(&folder)),
             };
             let mut names: Vec<Path> = found.map_ok(|object| object.location).try_collect().await?;
             names.retain(|name| name.extension() == Some("json"));
             names.sort_unstable();
             if let Some(last) = names.last() {
-                progress.listed.insert(partition, last.clone());
+                progress.listed.insert(folder, last.clone());
             }
             new.append(&mut names);
         }
@@ -134,44 +157,80 @@ impl Catalog {
         }
         new.extend(retried);
         let read = stream::iter(new).map(|path| async {
-            let manifest = self.read_manifest(&path).await;
-            (path, manifest)
+            let object = self.read_object(&path).await;
+            (path, object)
         });
         let read: Vec<_> = read.buffer_unordered(CONCURRENT_MANIFESTS).collect().await;
-        for (path, manifest) in read {
-            match manifest {
-                Ok(manifest) => {
+        for (path, object) in read {
+            match object {
+                Ok(object) => {
                     progress.damaged.remove(&path);
-                    self.add(progress, manifest);
+                    self.add(progress, object);
                 }
                 Err(detail) => {
                     if progress.damaged.insert(path.clone(), detail.clone()).is_none() {
-                        tracing::error!(%path, %detail, "a manifest of the lake cannot be read");
+                        tracing::error!(%path, %detail, "an object of the lake's list cannot be read");
                     }
                 }
             }
         }
+        self.follow(progress);
         self.publish(progress);
         Ok(())
     }
 
-    async fn read_manifest(&self, path: &Path) -> Result<Manifest, String> {
-        let bytes = self.store.get(path).await.map_err(|error| error.to_string())?;
-        let bytes = bytes.bytes().await.map_err(|error| error.to_string())?;
-        Manifest::parse(path.as_ref(), &bytes).map_err(|error| error.to_string())
+    async fn read_object(&self, path: &Path) -> Result<Object, String> {
+        let text = |error: &dyn std::fmt::Display| error.to_string();
+        let bytes = self.store.get(path).await.map_err(|error| text(&error))?;
+        let bytes = bytes.bytes().await.map_err(|error| text(&error))?;
+        let name = path.as_ref();
+        let read = if name.starts_with(&self.root.compactions()) {
+            Compaction::parse(name, &bytes).map(Object::Compaction)
+        } else if name.starts_with(&self.root.deletions()) {
+            Deletion::parse(name, &bytes).map(Object::Deletion)
+        } else {
+            Manifest::parse(name, &bytes).map(Object::Manifest)
+        };
+        read.map_err(|error| text(&error))
     }
 
-    fn add(&self, progress: &mut Progress, manifest: Manifest) {
-        let partition = manifest.partition as i32;
-        let offsets = manifest.start as i64..manifest.next as i64;
-        let file = |data: infertrace_schemas::lake::DataFile| {
-            let path = Path::from(self.root.join(&data.path));
-            LakeFile::new(path, data, partition, offsets.clone())
-        };
-        let lost = manifest.lost.iter().map(|lost| lost.to.saturating_sub(lost.from)).sum();
-        let files = manifest.files.into_iter().map(file).collect();
-        let range = Range { next: offsets.end, lost, files };
-        progress.ranges.entry(partition).or_default().insert(offsets.start, range);
+    fn add(&self, progress: &mut Progress, object: Object) {
+        match object {
+            Object::Compaction(compaction) => {
+                progress.compactions.insert(compaction.number, compaction);
+            }
+            Object::Deletion(deletion) => {
+                progress.asked.insert(deletion.number, deletion);
+            }
+            Object::Manifest(manifest) => {
+                progress.live.add(&manifest, |file| self.file(file));
+                let lost = manifest.lost.iter().map(|lost| lost.to.saturating_sub(lost.from)).sum();
+                let range = Range { next: manifest.next as i64, lost };
+                let ranges = progress.ranges.entry(manifest.partition as i32).or_default();
+                ranges.insert(manifest.start as i64, range);
+            }
+        }
+    }
+
+    /// Applies the compactions and deletions that follow on those applied.
+    fn follow(&self, progress: &mut Progress) {
+        while let Some(compaction) = progress.compactions.remove(&progress.live.next_compaction()) {
+            progress.live.apply(&compaction, |file| self.file(file));
+        }
+        while let Some(deletion) = progress.asked.remove(&progress.deletions.count()) {
+            Arc::make_mut(&mut progress.deletions).add(&deletion);
+        }
+    }
+
+    fn file(&self, file: LiveFile) -> Arc<LakeFile> {
+        let path = Path::from(self.root.join(&file.data.path));
+        Arc::new(LakeFile {
+            path,
+            data: file.data,
+            partition: file.partition as i32,
+            offsets: file.start as i64..file.next as i64,
+            deletions: file.deletions,
+        })
     }
 
     fn publish(&self, progress: &Progress) {
@@ -198,10 +257,20 @@ impl Catalog {
                 }
                 end = end.max(range.next);
                 state.lost_offsets += range.lost;
-                state.files.extend(range.files.iter().cloned());
             }
             state.ends.insert(partition, end);
         }
+        for (what, waiting, wanted) in [
+            ("compaction", progress.compactions.len(), progress.live.next_compaction()),
+            ("deletion", progress.asked.len(), progress.deletions.count()),
+        ] {
+            if waiting > 0 {
+                let detail = format!("it cannot be read, and {waiting} after it wait for it");
+                state.problems.push(Problem::lake(format!("{what} {wanted}"), detail));
+            }
+        }
+        state.deletions = Arc::clone(&progress.deletions);
+        state.files = progress.live.iter().cloned().collect();
         state.files.sort_by_key(|file| std::cmp::Reverse((file.data.max_start_ns, file.offsets.start)));
         state.rows = state.files.iter().map(|file| file.data.rows).sum();
         state.bytes = state.files.iter().map(|file| file.data.bytes).sum();
@@ -211,6 +280,6 @@ impl Catalog {
     }
 }
 
-fn partition_of_folder(name: &str) -> Option<u32> {
-    name.strip_prefix('p')?.parse().ok()
+fn is_folder_of_partition(name: &str) -> bool {
+    name.strip_prefix('p').is_some_and(|number| number.parse::<u32>().is_ok())
 }

@@ -2,7 +2,7 @@
 //!
 //! Files are pruned by what the hot tier covers, by id range and by bloom filter; in what is left, row groups
 //! and pages are chosen by their index, and only rows of the wanted traces are decoded. Invariant: a row is
-//! left out only when the hot tier holds it or its id is not asked for.
+//! left out only when the hot tier holds it, its id is not asked for, or it is to be forgotten.
 
 use std::sync::Arc;
 
@@ -14,12 +14,16 @@ use arrow::{
     record_batch::RecordBatch,
 };
 use futures::{StreamExt, TryStreamExt, stream};
-use infertrace_schemas::columns::{conform, name};
+use infertrace_schemas::{
+    columns::{conform, name},
+    lake::deletion::Deletions,
+};
 use parquet::{
     arrow::{
         ParquetRecordBatchStreamBuilder, ProjectionMask,
         arrow_reader::{
-            ArrowPredicateFn, ArrowReaderMetadata, RowFilter, RowSelection, RowSelectionPolicy, RowSelector,
+            ArrowPredicate, ArrowPredicateFn, ArrowReaderMetadata, RowFilter, RowSelection,
+            RowSelectionPolicy, RowSelector,
         },
     },
     errors::ParquetError,
@@ -68,6 +72,7 @@ impl Lookup {
         files: &[Arc<LakeFile>],
         ids: &[TraceId],
         hot: &Coverage,
+        deletions: &Arc<Deletions>,
         columns: &Columns,
     ) -> Found {
         let mut likely = Vec::new();
@@ -107,6 +112,7 @@ impl Lookup {
                 Arc::clone(&file),
                 in_range,
                 hot.of(file.partition),
+                Arc::clone(deletions),
                 columns.clone(),
                 self.metrics.clone(),
             );
@@ -165,6 +171,7 @@ async fn read(
     file: Arc<LakeFile>,
     ids: Vec<TraceId>,
     held: std::ops::Range<i64>,
+    deletions: Arc<Deletions>,
     columns: Columns,
     metrics: LakeMetrics,
 ) -> Result<Vec<RecordBatch>, ParquetError> {
@@ -184,12 +191,17 @@ async fn read(
     let schema = metadata.file_metadata().schema_descr();
     let predicate =
         ArrowPredicateFn::new(ProjectionMask::leaves(schema, [leaf]), move |batch| is_one_of(&batch, &ids));
+    let mut predicates: Vec<Box<dyn ArrowPredicate>> = vec![Box::new(predicate)];
+    if deletions.may_touch_tenants(&file.data, file.deletions) {
+        let mask = ProjectionMask::columns(schema, [name::TRACE_ID, name::START_TIME, name::TENANT]);
+        predicates.push(Box::new(ArrowPredicateFn::new(mask, move |batch| deletions.kept(&batch))));
+    }
     let stream = ParquetRecordBatchStreamBuilder::new_with_metadata(reader, (*footer).clone())
         .with_row_groups(row_groups)
         .with_row_selection(selection)
         // A few rows of thousands: skip over the others rather than decode and drop them.
         .with_row_selection_policy(RowSelectionPolicy::Selectors)
-        .with_row_filter(RowFilter::new(vec![Box::new(predicate)]))
+        .with_row_filter(RowFilter::new(predicates))
         .with_projection(projection)
         .build()?;
     let overlaps = held.start < file.offsets.end && file.offsets.start < held.end;

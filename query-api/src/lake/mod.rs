@@ -9,7 +9,7 @@ pub mod catalog;
 pub mod lookup;
 pub mod table;
 
-use std::{ops::Range, sync::Arc};
+use std::ops::Range;
 
 use infertrace_schemas::lake::DataFile;
 use object_store::path::Path;
@@ -24,8 +24,10 @@ pub struct LakeFile {
     pub data: DataFile,
     /// Partition of its records.
     pub partition: i32,
-    /// Offsets of its manifest; the file holds those of its date.
+    /// Offsets of its manifest, or of those whose files were merged into it; the file holds those of its date.
     pub offsets: Range<i64>,
+    /// Deletions with a lower number were carried out in it.
+    pub deletions: u64,
 }
 
 /// Something that could not be read; part of every answer it may touch.
@@ -74,13 +76,5 @@ pub(crate) async fn contained<T: Send + 'static>(
         Ok(result) => result,
         Err(error) if error.is_panic() => Err("the file cannot be decoded".to_owned()),
         Err(_) => Err("cancelled".to_owned()),
-    }
-}
-
-impl LakeFile {
-    /// A file of a manifest of `partition` with `offsets`, stored at `path`.
-    #[must_use]
-    pub fn new(path: Path, data: DataFile, partition: i32, offsets: Range<i64>) -> Arc<Self> {
-        Arc::new(Self { path, data, partition, offsets })
     }
 }

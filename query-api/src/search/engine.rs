@@ -18,13 +18,17 @@ use arrow::{
     datatypes::TimestampNanosecondType,
     record_batch::RecordBatch,
 };
-use datafusion::error::{DataFusionError, Result};
+use datafusion::{
+    error::{DataFusionError, Result},
+    logical_expr::Expr,
+};
 use infertrace_schemas::columns::name;
 use tokio::time::Instant;
 
 use super::{
     Cursor, SpanFilters, TraceQuery,
     candidates::{Candidates, MOST_CANDIDATES, evaluate, scan, scan_warm},
+    filters,
 };
 use crate::{
     hot::{HotBatch, TraceId},
@@ -304,7 +308,12 @@ impl Search<'_> {
         files: Vec<Arc<LakeFile>>,
         latest: Option<i64>,
     ) -> Result<()> {
-        let expression = self.request.filters.expression(latest);
+        let deletions = &self.snapshot.files.deletions;
+        let is_touched = |file: &Arc<LakeFile>| deletions.may_touch_tenants(&file.data, file.deletions);
+        let mut expression = self.request.filters.expression(latest);
+        if files.iter().any(is_touched) {
+            expression = expression.into_iter().chain(filters::kept(deletions)).reduce(Expr::and);
+        }
         let table = |files: Vec<Arc<LakeFile>>| SpansTable::of_files(files, Arc::clone(&lake.cache));
         match scan(&self.store.context, &self.store.scans, table(files.clone()), expression.clone()).await {
             Ok(found) => self.merge(found),
@@ -335,8 +344,9 @@ impl Search<'_> {
     }
 
     fn merge(&mut self, found: Vec<Candidates>) {
+        let deletions = Arc::clone(&self.snapshot.files.deletions);
         for part in found {
-            for (id, start) in part {
+            for (id, start) in part.into_iter().filter(|(id, _)| !deletions.has_trace(id)) {
                 let known = self.candidates.entry(id).or_insert(start);
                 *known = start.min(*known);
             }

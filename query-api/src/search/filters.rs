@@ -9,7 +9,10 @@ use datafusion::{
     physical_expr::PhysicalExpr,
     prelude::{SessionContext, col},
 };
-use infertrace_schemas::columns::{UTC, name};
+use infertrace_schemas::{
+    columns::{UTC, name},
+    lake::deletion::Deletions,
+};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{attribute::attribute_equals, language::TraceQuery};
@@ -53,6 +56,19 @@ fn time(nanos: i64) -> Expr {
 
 pub(super) fn literal(value: impl Into<ScalarValue>) -> Expr {
     Expr::Literal(value.into(), None)
+}
+
+/// That a span is of no tenant to be forgotten; `None` where there is none.
+pub(super) fn kept(deletions: &Deletions) -> Option<Expr> {
+    let of_tenant = |(tenant, before_ns): (&str, i64)| {
+        let is_other = if tenant.is_empty() {
+            col(name::TENANT).is_not_null().and(col(name::TENANT).not_eq(term("")))
+        } else {
+            col(name::TENANT).is_null().or(col(name::TENANT).not_eq(term(tenant)))
+        };
+        is_other.or(col(name::START_TIME).gt_eq(time(before_ns)))
+    };
+    deletions.tenants().map(of_tenant).reduce(Expr::and)
 }
 
 impl SpanFilters {

@@ -9,6 +9,7 @@ mod description;
 mod insights;
 mod jaeger;
 mod language;
+mod life;
 mod live;
 mod search;
 mod support;

@@ -73,7 +73,7 @@ pub async fn write_rows(
     for (date, mut order) in by_date {
         order.sort_by_key(|&row| (ids.value(row as usize).to_vec(), starts.value(row as usize), row));
         let sorted = take_record_batch(rows, &UInt32Array::from(order.clone())).unwrap();
-        let name = DataFileName { date, partition, start };
+        let name = DataFileName { date, partition, start, merged: None };
         let id_at = |row: u32| Id16(ids.value(row as usize).try_into().unwrap());
         let (bytes, footer_bytes) = encode(&sorted, layout);
         let in_order = || order.iter().map(|&row| starts.value(row as usize));

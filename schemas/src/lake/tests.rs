@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn data_file(start: u64) -> DataFile {
-    let name = DataFileName { date: EventDate(20_000), partition: 3, start };
+    let name = DataFileName { date: EventDate(20_000), partition: 3, start, merged: None };
     DataFile {
         path: name.path(),
         date: name.date,
@@ -60,8 +60,15 @@ fn dates_follow_the_calendar() {
 proptest! {
     /// Scenario: any time, partition and offset. Guarantee: names round-trip and ascend with the offset.
     #[test]
-    fn names_round_trip(nanos: i64, partition in 0u32..200_000, start: u64, prefix in "[a-z]{0,4}(/[a-z]{1,3}){0,2}") {
-        let name = DataFileName { date: EventDate::of_nanos(nanos), partition, start };
+    fn names_round_trip(
+        nanos: i64,
+        partition in 0u32..200_000,
+        start: u64,
+        merged: Option<(u64, u64)>,
+        prefix in "[a-z]{0,4}(/[a-z]{1,3}){0,2}",
+    ) {
+        let merged = merged.map(|(next, key)| Merged { next, key });
+        let name = DataFileName { date: EventDate::of_nanos(nanos), partition, start, merged };
         let root = LakeRoot::new(&prefix);
         prop_assert_eq!(DataFileName::parse(&root.data_file(&name)), Some(name));
         prop_assert_eq!(parse_range_path(&root.plan(partition, start)), Some((partition, start)));
@@ -133,4 +140,102 @@ fn pruning_has_no_false_negatives() {
     assert!(file.may_start_within(9, 10) && !file.may_start_within(10, 20) && !file.may_start_within(0, 5));
     let many: Vec<String> = (0..=MAX_LISTED_NAMES).map(|index| index.to_string()).collect();
     assert_eq!(listed_names(many.iter().map(String::as_str)), None);
+}
+
+fn compaction(number: u64, removes: &[u64], adds: Option<u64>) -> compaction::Compaction {
+    let name = adds.map(|start| DataFileName {
+        date: EventDate(20_000),
+        partition: 3,
+        start,
+        merged: Some(Merged { next: start + 8, key: number }),
+    });
+    compaction::Compaction {
+        version: FORMAT_VERSION,
+        number,
+        topic: "infertrace.spans.v1".into(),
+        partition: 3,
+        start: adds.unwrap_or_default(),
+        next: adds.unwrap_or_default() + 8,
+        removes: removes.iter().map(|start| data_file(*start).path).collect(),
+        adds: name.map(|name| DataFile { path: name.path(), ..data_file(name.start) }),
+        unfit: Vec::new(),
+        deletions: 0,
+        kept: Vec::new(),
+        dropped: vec![compaction::Dropped { start: 40, spans: 2, hash: crate::audit::Hash(7) }],
+        created_unix_ms: 5,
+        swept: 0,
+        created_by: "infertrace 0.1.0".into(),
+    }
+}
+
+/// Scenario: compactions are stored and read back, under their own and a foreign name, with a file of another range.
+/// Guarantee: nothing changes; what is not where or what it should be is refused.
+#[test]
+fn compactions_round_trip() {
+    let path = LakeRoot::new("lake").compaction(4);
+    assert_eq!(path, "lake/_compactions/spans/00000000000000000004.json");
+    let whole = compaction(4, &[40, 44], Some(40));
+    assert_eq!(compaction::Compaction::parse(&path, &whole.to_json()), Ok(whole.clone()));
+    let renamed = LakeRoot::new("lake").compaction(5);
+    let misnamed = compaction::Compaction::parse(&renamed, &whole.to_json());
+    assert!(matches!(misnamed, Err(LakeError::Misnamed { .. })));
+    let foreign = compaction::Compaction { start: 41, ..whole };
+    assert!(compaction::Compaction::parse(&path, &foreign.to_json()).is_err());
+}
+
+proptest! {
+    /// Scenario: manifests and compactions are read in any order that keeps each kind's own. Guarantee: the same files count;
+    /// a compaction that is not the next is refused.
+    #[test]
+    fn manifests_and_compactions_come_in_any_order(order in proptest::collection::vec(any::<bool>(), 9)) {
+        let manifests: Vec<Manifest> = [40, 44, 48, 52, 56].map(manifest).into();
+        let compactions =
+            [compaction(0, &[40, 44], Some(40)), compaction(1, &[48], None), compaction(2, &[52], Some(52))];
+        let mut live: live::LiveFiles = live::LiveFiles::default();
+        prop_assert!(!live.apply(&compactions[1], |file| file));
+        let (mut read, mut applied) = (manifests.iter(), compactions.iter());
+        for is_manifest in order {
+            match if is_manifest { read.next() } else { None } {
+                Some(manifest) => live.add(manifest, |file| file),
+                None => {
+                    let _ = applied.next().map(|compaction| live.apply(compaction, |file| file));
+                }
+            }
+        }
+        read.for_each(|manifest| live.add(manifest, |file| file));
+        for compaction in applied {
+            prop_assert!(live.apply(compaction, |file| file));
+        }
+        let ranges: Vec<(u64, u64)> = live.iter().map(|file| (file.start, file.next)).collect();
+        prop_assert_eq!(ranges, [(40, 48), (52, 60), (56, 60)]);
+        prop_assert_eq!(live.next_compaction(), 3);
+    }
+}
+
+/// Scenario: two plans that differ in what the bytes depend on, and in what they do not. Guarantee: only the former give files
+/// of other names.
+#[test]
+fn the_plan_names_the_file() {
+    let plan = compaction::CompactionPlan {
+        version: FORMAT_VERSION,
+        number: 4,
+        topic: "infertrace.spans.v1".into(),
+        partition: 3,
+        date: EventDate(20_000),
+        start: 40,
+        next: 48,
+        inputs: vec![data_file(40).path, data_file(44).path],
+        deletions: 1,
+        retention: None,
+        row_group_rows: 8,
+        zstd_level: 1,
+        created_unix_ms: 7,
+        created_by: "infertrace 0.1.0".into(),
+    };
+    let later = compaction::CompactionPlan { number: 5, created_unix_ms: 8, ..plan.clone() };
+    assert_eq!(later.output(), plan.output());
+    let other = compaction::CompactionPlan { deletions: 2, ..plan.clone() };
+    assert_ne!(other.output(), plan.output());
+    let path = LakeRoot::default().compaction_plan(4);
+    assert_eq!(compaction::CompactionPlan::parse(&path, &plan.to_json()), Ok(plan));
 }

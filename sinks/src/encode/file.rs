@@ -42,7 +42,12 @@ impl OpenFile {
         let (parquet, general) = ArrowWriter::try_new_with_options(Vec::new(), span_schema(), options)?
             .into_serialized_writer()?;
         Ok(Self {
-            name: DataFileName { date, partition: settings.partition, start: settings.start },
+            name: DataFileName {
+                date,
+                partition: settings.partition,
+                start: settings.start,
+                merged: settings.merged,
+            },
             parquet,
             general,
             row_groups: 0,

@@ -30,6 +30,7 @@ fn settings() -> FileSettings {
         end: 50,
         row_group_rows: 8,
         zstd_level: 1,
+        merged: None,
     }
 }
 

@@ -181,7 +181,16 @@ impl Log for FakeLog {
     }
     async fn consumer(&self, options: ConsumerOptions) -> Result<Box<dyn Consumer>, LogError> {
         let partitions = self.partitions(topics::SPANS).await?;
-        let group = options.group.expect("the sink has a group");
+        let Some(group) = options.group else {
+            let assigned = options.assign.iter().map(|(at, next)| (at.partition, next.0)).collect();
+            return Ok(Box::new(FakeConsumer {
+                log: self.clone(),
+                group: String::new(),
+                partitions,
+                positions: Some(assigned),
+                paused: Vec::new(),
+            }));
+        };
         Ok(Box::new(FakeConsumer {
             log: self.clone(),
             group,
