@@ -1,7 +1,8 @@
-// Command ask asks InferTrace what Grafana's data sources for Tempo and Jaeger ask, reads the answers with the types of Tempo
-// and Jaeger themselves, and checks that they tell the trace that `emit` (../otel/go) printed. Any mistake ends it with 1.
+// Command ask asks InferTrace what Grafana's data sources for Tempo, Jaeger and Prometheus ask, reads the answers with the
+// types of the three themselves, and checks that they tell the trace that `emit` (../otel/go) printed and count the model
+// requests that were sent. Any mistake ends it with 1.
 //
-// Usage: ask API_URL < what emit printed
+// Usage: ask API_URL MODEL_REQUESTS < what emit printed
 //
 // Requests are those of Grafana: pkg/tsdb/tempo (trace.go, search.go, traceql_query.go), pkg/tsdb/jaeger/client.go, and
 // public/app/plugins/datasource/tempo (datasource.ts, language_provider.ts).
@@ -16,6 +17,7 @@ import (
 	"net/url"
 	"os"
 	"reflect"
+	"strconv"
 	"strings"
 )
 
@@ -40,6 +42,11 @@ func main() {
 	}
 	askTempo(os.Args[1]+"/tempo", trace)
 	askJaeger(os.Args[1]+"/jaeger", trace)
+	requests, err := strconv.ParseFloat(os.Args[2], 64)
+	if err != nil {
+		log.Fatal(err)
+	}
+	askPrometheus(os.Args[1]+"/prometheus", requests)
 }
 
 // get returns the status and the body.

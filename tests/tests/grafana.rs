@@ -1,4 +1,4 @@
-//! Tempo's and Jaeger's types read what `infertrace up` answers to the requests of Grafana's data sources.
+//! Tempo's and Jaeger's types and Prometheus' client read what `infertrace up` answers to the requests of Grafana's data sources.
 
 use std::{
     process::{Command, Stdio},
@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context as _, ensure};
 use infertrace_tests::{
     golang, http,
-    infertrace::{STOP_TIMEOUT, Setup},
+    infertrace::{STOP_TIMEOUT, Setup, loadgen},
     process::{crate_dir, wait_until},
 };
 use serde_json::Value;
@@ -19,12 +19,20 @@ fn spans(otlp: &Value) -> usize {
     scopes.map(|scope| list(&scope, "spans").len()).sum()
 }
 
-/// Scenario: a trace sent by OpenTelemetry's SDK for Go; then each request that Grafana's Tempo and Jaeger data sources
-/// send: traces by id in both versions as protobuf and JSON, searches by TraceQL, by tags and by Jaeger's form, names
-/// and values for completion, metrics. Guarantee: Tempo's and Jaeger's own types read every answer without an unknown
-/// field, and tell the trace as it was sent.
+/// What a counter comes to, all series together.
+fn counted(api: &str, metric: &str) -> anyhow::Result<u64> {
+    let answer = http::get_json(&format!("{api}/prometheus/api/v1/query?query=sum({metric})"))?;
+    let text = answer["data"]["result"][0]["value"][1].as_str();
+    Ok(text.map_or(Ok(0), str::parse)?)
+}
+
+/// Scenario: a trace sent by OpenTelemetry's SDK for Go, and requests of a simulated engine; then each request that
+/// Grafana's Tempo, Jaeger and Prometheus data sources send: traces by id in both versions as protobuf and JSON, searches by
+/// TraceQL, by tags and by Jaeger's form, names and values for completion, metrics, PromQL. Guarantee: Tempo's and Jaeger's
+/// own types read every answer without an unknown field, and tell the trace as it was sent; Prometheus' own client reads
+/// numbers, histograms and errors, and they count the requests that were sent.
 #[test]
-fn types_of_tempo_and_jaeger_read_the_answers() -> anyhow::Result<()> {
+fn types_of_tempo_jaeger_and_prometheus_read_the_answers() -> anyhow::Result<()> {
     if !golang::is_installed() {
         return Ok(());
     }
@@ -44,7 +52,30 @@ fn types_of_tempo_and_jaeger_read_the_answers() -> anyhow::Result<()> {
     })?;
     let input = dir.path().join("sent.json");
     std::fs::write(&input, &sent.stdout)?;
-    let asked = Command::new(&ask).arg(&api).stdin(Stdio::from(std::fs::File::open(&input)?)).output()?;
+    let simulated = loadgen(&[
+        "simulate",
+        "--json",
+        "--endpoint",
+        &setup.addresses.grpc_url(),
+        "--rps",
+        "20",
+        "--duration",
+        "3",
+        "--seed",
+        "1",
+    ])?;
+    // A trace closes after its requests ended: once all are counted, so are they.
+    let traces = 1 + simulated["traces"].as_u64().context("traces that were sent")?;
+    wait_until("the rollups of all traces", Duration::from_secs(60), || {
+        Ok(counted(&api, "infertrace_traces_total")? >= traces)
+    })?;
+    let requests = counted(&api, "infertrace_requests_total")?;
+    ensure!(requests > 0, "no model requests in {simulated}");
+    let requests = requests.to_string();
+    let asked = Command::new(&ask)
+        .args([&api, &requests])
+        .stdin(Stdio::from(std::fs::File::open(&input)?))
+        .output()?;
     ensure!(asked.status.success(), "{}\n{}", String::from_utf8_lossy(&asked.stderr), up.tail());
     ensure!(up.terminate(STOP_TIMEOUT)?.success(), "infertrace up did not end well\n{}", up.tail());
     Ok(())
