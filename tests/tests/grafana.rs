@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context as _, ensure};
 use infertrace_tests::{
     golang, http,
-    infertrace::{STOP_TIMEOUT, Setup, loadgen},
+    infertrace::{STOP_TIMEOUT, Setup, count_simulated},
     process::{crate_dir, wait_until},
 };
 use serde_json::Value;
@@ -17,13 +17,6 @@ fn spans(otlp: &Value) -> usize {
     let list = |value: &Value, key: &str| value[key].as_array().cloned().unwrap_or_default();
     let scopes = list(otlp, "resourceSpans").into_iter().flat_map(|resource| list(&resource, "scopeSpans"));
     scopes.map(|scope| list(&scope, "spans").len()).sum()
-}
-
-/// What a counter comes to, all series together.
-fn counted(api: &str, metric: &str) -> anyhow::Result<u64> {
-    let answer = http::get_json(&format!("{api}/prometheus/api/v1/query?query=sum({metric})"))?;
-    let text = answer["data"]["result"][0]["value"][1].as_str();
-    Ok(text.map_or(Ok(0), str::parse)?)
 }
 
 /// Scenario: a trace sent by OpenTelemetry's SDK for Go, and requests of a simulated engine; then each request that
@@ -52,26 +45,7 @@ fn types_of_tempo_jaeger_and_prometheus_read_the_answers() -> anyhow::Result<()>
     })?;
     let input = dir.path().join("sent.json");
     std::fs::write(&input, &sent.stdout)?;
-    let simulated = loadgen(&[
-        "simulate",
-        "--json",
-        "--endpoint",
-        &setup.addresses.grpc_url(),
-        "--rps",
-        "20",
-        "--duration",
-        "3",
-        "--seed",
-        "1",
-    ])?;
-    // A trace closes after its requests ended: once all are counted, so are they.
-    let traces = 1 + simulated["traces"].as_u64().context("traces that were sent")?;
-    wait_until("the rollups of all traces", Duration::from_secs(60), || {
-        Ok(counted(&api, "infertrace_traces_total")? >= traces)
-    })?;
-    let requests = counted(&api, "infertrace_requests_total")?;
-    ensure!(requests > 0, "no model requests in {simulated}");
-    let requests = requests.to_string();
+    let requests = count_simulated(&setup, 1)?.to_string();
     let asked = Command::new(&ask)
         .args([&api, &requests])
         .stdin(Stdio::from(std::fs::File::open(&input)?))

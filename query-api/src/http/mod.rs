@@ -10,6 +10,7 @@ mod error;
 mod insight_stream;
 mod insights;
 mod jaeger;
+mod mcp;
 mod names;
 mod operations;
 mod params;
@@ -33,7 +34,7 @@ use axum::{
     http::{HeaderValue, Method, Uri, header},
     middleware::{Next, from_fn_with_state},
     response::{IntoResponse, Response},
-    routing::{get, put},
+    routing::{get, post, put},
 };
 use infertrace_analytics::cost::Pricer;
 use infertrace_runtime::{clock::Clock, log::Log};
@@ -111,6 +112,7 @@ pub(crate) struct App {
 /// The whole service as a router.
 pub(crate) fn router(app: Arc<App>) -> Router {
     api()
+        .route(mcp::PATH, post(mcp::post).layer(DefaultBodyLimit::max(mcp::MOST_BODY_BYTES)))
         .nest(jaeger::PREFIX, jaeger::router())
         .nest(prometheus::PREFIX, prometheus::router())
         .nest(tempo::PREFIX, tempo::router())

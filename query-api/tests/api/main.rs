@@ -10,6 +10,7 @@ mod insights;
 mod jaeger;
 mod language;
 mod live;
+mod mcp;
 mod prometheus;
 mod search;
 mod support;

@@ -31,6 +31,7 @@ use axum::{
 };
 use serde_json::{Value as AnyJson, json};
 
+pub(super) use self::query::numbers;
 use self::{
     error::QueryError,
     source::{Budget, MOST_POINTS},

@@ -1,6 +1,6 @@
 //! `/prometheus/api/v1/query` and `/query_range`.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{
     extract::{RawQuery, State},
@@ -15,7 +15,8 @@ use super::{
     eval::{Evaluator, Steps},
     parameters,
     promql::{self, Query},
-    source::Budget,
+    source::{Budget, MOST_POINTS},
+    value::{Outcome, Sample, Value},
 };
 use crate::{
     http::{App, compat::Parameters, respond},
@@ -66,6 +67,40 @@ pub(super) async fn range(
     };
     let body = computed(&app, &asked, work).await?;
     Ok(respond::json(&headers, body, app.config.limits.max_response_bytes).await)
+}
+
+/// Labels and value of each sample that queries have at a moment, nanoseconds since 1970, for others than Prometheus'
+/// clients. Distributions are left out.
+///
+/// # Errors
+/// In words, when one cannot be evaluated.
+pub(in crate::http) async fn numbers(
+    app: &App,
+    queries: Vec<String>,
+    at_ns: i64,
+) -> Result<Vec<Vec<(BTreeMap<String, String>, f64)>>, String> {
+    let work = move |insights: &Insights, budget: &mut Budget| {
+        let steps = Steps { start_ns: at_ns, step_ns: 1, count: 1 };
+        let evaluated = queries.iter().map(|query| {
+            // One after the other, each within the limits of a query; what reads the topics may go on between them.
+            budget.points = MOST_POINTS;
+            let mut evaluator = Evaluator::read(promql::parse(query)?, &insights.rollups(), steps, budget)?;
+            let samples = match evaluator.at(at_ns)? {
+                Outcome::Scalar(_) => Vec::new(),
+                Outcome::Vector(samples) => samples,
+            };
+            let number = |sample: Sample| match sample.value {
+                Value::Number(number) => {
+                    let labels = sample.labels.iter();
+                    Some((labels.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(), number))
+                }
+                Value::Histogram(_) => None,
+            };
+            Ok(samples.into_iter().filter_map(number).collect())
+        });
+        evaluated.collect()
+    };
+    computed(app, &Parameters::parse(None), work).await.map_err(|error: QueryError| error.message)
 }
 
 fn parsed(asked: &Parameters) -> Result<Query, QueryError> {
