@@ -45,12 +45,17 @@ fn types_of_tempo_jaeger_and_prometheus_read_the_answers() -> anyhow::Result<()>
     })?;
     let input = dir.path().join("sent.json");
     std::fs::write(&input, &sent.stdout)?;
+    let asked = |command: &mut Command| -> anyhow::Result<()> {
+        let asked = command.output()?;
+        ensure!(asked.status.success(), "{}", String::from_utf8_lossy(&asked.stderr));
+        Ok(())
+    };
+    // The trace alone first: among others it would not be on the first page.
+    let mut traces = Command::new(&ask);
+    traces.args([&api, "traces"]).stdin(Stdio::from(std::fs::File::open(&input)?));
+    asked(&mut traces).with_context(|| up.tail())?;
     let requests = count_simulated(&setup, 1)?.to_string();
-    let asked = Command::new(&ask)
-        .args([&api, &requests])
-        .stdin(Stdio::from(std::fs::File::open(&input)?))
-        .output()?;
-    ensure!(asked.status.success(), "{}\n{}", String::from_utf8_lossy(&asked.stderr), up.tail());
+    asked(Command::new(&ask).args([&api, "requests", &requests])).with_context(|| up.tail())?;
     ensure!(up.terminate(STOP_TIMEOUT)?.success(), "infertrace up did not end well\n{}", up.tail());
     Ok(())
 }
