@@ -19,6 +19,8 @@ pub struct Config {
     pub lake: LakeConfig,
     /// Insights, baselines and rollups, in memory.
     pub insights: InsightsConfig,
+    /// The server of the Model Context Protocol.
+    pub mcp: McpConfig,
     /// What one client may ask for.
     pub limits: Limits,
 }
@@ -31,6 +33,7 @@ impl Default for Config {
             warm: WarmConfig::default(),
             lake: LakeConfig::default(),
             insights: InsightsConfig::default(),
+            mcp: McpConfig::default(),
             limits: Limits::default(),
         }
     }
@@ -202,6 +205,23 @@ impl Default for InsightsConfig {
             poll_max_bytes: 1 << 20,
             triage: true,
         }
+    }
+}
+
+/// The server of the Model Context Protocol at `/mcp`: tools that read.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct McpConfig {
+    /// Whether it is there.
+    pub enabled: bool,
+    /// Origins of pages that may ask, such as `https://console.example.com`, beside pages of this machine. Programs that
+    /// are no browser name none, and may.
+    pub allowed_origins: Vec<String>,
+}
+
+impl Default for McpConfig {
+    fn default() -> Self {
+        Self { enabled: true, allowed_origins: Vec::new() }
     }
 }
 

@@ -1,7 +1,10 @@
-// Command ask asks InferTrace what Grafana's data sources for Tempo and Jaeger ask, reads the answers with the types of Tempo
-// and Jaeger themselves, and checks that they tell the trace that `emit` (../otel/go) printed. Any mistake ends it with 1.
+// Command ask asks InferTrace what Grafana's data sources for Tempo, Jaeger and Prometheus ask, reads the answers with the
+// types of the three themselves, and checks that they tell the trace that `emit` (../otel/go) printed and count the model
+// requests that were sent. Any mistake ends it with 1.
 //
-// Usage: ask API_URL < what emit printed
+// Usage: ask API_URL traces < what emit printed
+//
+//	ask API_URL requests MODEL_REQUESTS
 //
 // Requests are those of Grafana: pkg/tsdb/tempo (trace.go, search.go, traceql_query.go), pkg/tsdb/jaeger/client.go, and
 // public/app/plugins/datasource/tempo (datasource.ts, language_provider.ts).
@@ -16,6 +19,7 @@ import (
 	"net/url"
 	"os"
 	"reflect"
+	"strconv"
 	"strings"
 )
 
@@ -34,6 +38,14 @@ func (s sent) name(span int) string { return s.Spans[span]["name"].(string) }
 
 func main() {
 	log.SetFlags(0)
+	if os.Args[2] == "requests" {
+		requests, err := strconv.ParseFloat(os.Args[3], 64)
+		if err != nil {
+			log.Fatal(err)
+		}
+		askPrometheus(os.Args[1]+"/prometheus", requests)
+		return
+	}
 	var trace sent
 	if err := json.NewDecoder(os.Stdin).Decode(&trace); err != nil {
 		log.Fatal(err)

@@ -135,6 +135,30 @@ pub fn loadgen(args: &[&str]) -> anyhow::Result<Value> {
     Ok(value)
 }
 
+/// Sends requests of a simulated engine for three seconds and waits until the rollups count them, and traces that were sent
+/// `before`. How many model requests the rollups count then.
+///
+/// # Errors
+/// When they are not counted within a minute.
+pub fn count_simulated(setup: &Setup, before: u64) -> anyhow::Result<u64> {
+    let (api, grpc) = (setup.addresses.api_url(), setup.addresses.grpc_url());
+    let target = ["simulate", "--json", "--endpoint", &grpc];
+    let simulated = loadgen(&[&target[..], &["--rps", "20", "--duration", "3", "--seed", "1"]].concat())?;
+    let traces = before + simulated["traces"].as_u64().context("traces that were sent")?;
+    let counted = |metric: &str| -> anyhow::Result<u64> {
+        let answer = http::get_json(&format!("{api}/prometheus/api/v1/query?query=sum({metric})"))?;
+        let text = answer["data"]["result"][0]["value"][1].as_str();
+        Ok(text.map_or(Ok(0), str::parse)?)
+    };
+    // A trace closes after its requests ended: once all are counted, so are they.
+    wait_until("the rollups of all traces", Duration::from_secs(60), || {
+        Ok(counted("infertrace_traces_total")? >= traces)
+    })?;
+    let requests = counted("infertrace_requests_total")?;
+    ensure!(requests > 0, "no model requests in {simulated}");
+    Ok(requests)
+}
+
 /// As [`loadgen`], with variables; tells whether it exited with 0.
 ///
 /// # Errors

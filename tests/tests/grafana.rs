@@ -1,4 +1,4 @@
-//! Tempo's and Jaeger's types read what `infertrace up` answers to the requests of Grafana's data sources.
+//! Tempo's and Jaeger's types and Prometheus' client read what `infertrace up` answers to the requests of Grafana's data sources.
 
 use std::{
     process::{Command, Stdio},
@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context as _, ensure};
 use infertrace_tests::{
     golang, http,
-    infertrace::{STOP_TIMEOUT, Setup},
+    infertrace::{STOP_TIMEOUT, Setup, count_simulated},
     process::{crate_dir, wait_until},
 };
 use serde_json::Value;
@@ -19,12 +19,13 @@ fn spans(otlp: &Value) -> usize {
     scopes.map(|scope| list(&scope, "spans").len()).sum()
 }
 
-/// Scenario: a trace sent by OpenTelemetry's SDK for Go; then each request that Grafana's Tempo and Jaeger data sources
-/// send: traces by id in both versions as protobuf and JSON, searches by TraceQL, by tags and by Jaeger's form, names
-/// and values for completion, metrics. Guarantee: Tempo's and Jaeger's own types read every answer without an unknown
-/// field, and tell the trace as it was sent.
+/// Scenario: a trace sent by OpenTelemetry's SDK for Go, and requests of a simulated engine; then each request that
+/// Grafana's Tempo, Jaeger and Prometheus data sources send: traces by id in both versions as protobuf and JSON, searches by
+/// TraceQL, by tags and by Jaeger's form, names and values for completion, metrics, PromQL. Guarantee: Tempo's and Jaeger's
+/// own types read every answer without an unknown field, and tell the trace as it was sent; Prometheus' own client reads
+/// numbers, histograms and errors, and they count the requests that were sent.
 #[test]
-fn types_of_tempo_and_jaeger_read_the_answers() -> anyhow::Result<()> {
+fn types_of_tempo_jaeger_and_prometheus_read_the_answers() -> anyhow::Result<()> {
     if !golang::is_installed() {
         return Ok(());
     }
@@ -44,8 +45,17 @@ fn types_of_tempo_and_jaeger_read_the_answers() -> anyhow::Result<()> {
     })?;
     let input = dir.path().join("sent.json");
     std::fs::write(&input, &sent.stdout)?;
-    let asked = Command::new(&ask).arg(&api).stdin(Stdio::from(std::fs::File::open(&input)?)).output()?;
-    ensure!(asked.status.success(), "{}\n{}", String::from_utf8_lossy(&asked.stderr), up.tail());
+    let asked = |command: &mut Command| -> anyhow::Result<()> {
+        let asked = command.output()?;
+        ensure!(asked.status.success(), "{}", String::from_utf8_lossy(&asked.stderr));
+        Ok(())
+    };
+    // The trace alone first: among others it would not be on the first page.
+    let mut traces = Command::new(&ask);
+    traces.args([&api, "traces"]).stdin(Stdio::from(std::fs::File::open(&input)?));
+    asked(&mut traces).with_context(|| up.tail())?;
+    let requests = count_simulated(&setup, 1)?.to_string();
+    asked(Command::new(&ask).args([&api, "requests", &requests])).with_context(|| up.tail())?;
     ensure!(up.terminate(STOP_TIMEOUT)?.success(), "infertrace up did not end well\n{}", up.tail());
     Ok(())
 }

@@ -65,6 +65,15 @@ impl ApiError {
         Self::new(StatusCode::FORBIDDEN, "triage_off", "Not possible here", detail)
     }
 
+    /// 403: a page of another site asks.
+    pub(crate) fn foreign_origin(origin: &str) -> Self {
+        let shown: String = origin.chars().take(128).collect();
+        let detail = format!(
+            "pages of {shown} may not ask here; `query.mcp.allowed_origins` names those that may, beside those of this machine"
+        );
+        Self::new(StatusCode::FORBIDDEN, "foreign_origin", "Foreign origin", detail)
+    }
+
     /// 503: the log does not take what was to be written.
     pub(crate) fn log_away(detail: &str) -> Self {
         let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, "log_unavailable", "The log is away", detail);

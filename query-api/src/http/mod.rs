@@ -10,9 +10,11 @@ mod error;
 mod insight_stream;
 mod insights;
 mod jaeger;
+mod mcp;
 mod names;
 mod operations;
 mod params;
+mod prometheus;
 mod respond;
 mod search;
 mod server;
@@ -32,7 +34,7 @@ use axum::{
     http::{HeaderValue, Method, Uri, header},
     middleware::{Next, from_fn_with_state},
     response::{IntoResponse, Response},
-    routing::{get, put},
+    routing::{get, post, put},
 };
 use infertrace_analytics::cost::Pricer;
 use infertrace_runtime::{clock::Clock, log::Log};
@@ -48,6 +50,9 @@ use error::ApiError;
 /// Where the live streams are.
 const TRACE_STREAM: &str = "/api/v1/stream/traces";
 const INSIGHT_STREAM: &str = "/api/v1/insights/stream";
+
+/// Below these every path is one of an API, never a page.
+const APIS: [&str; 4] = ["/api/", "/jaeger/", "/prometheus/", "/tempo/"];
 
 /// Every route and what answers it.
 macro_rules! routes {
@@ -107,7 +112,9 @@ pub(crate) struct App {
 /// The whole service as a router.
 pub(crate) fn router(app: Arc<App>) -> Router {
     api()
+        .route(mcp::PATH, post(mcp::post).layer(DefaultBodyLimit::max(mcp::MOST_BODY_BYTES)))
         .nest(jaeger::PREFIX, jaeger::router())
+        .nest(prometheus::PREFIX, prometheus::router())
         .nest(tempo::PREFIX, tempo::router())
         .method_not_allowed_fallback(|| async { ApiError::wrong_method() })
         .fallback(fallback)
@@ -121,11 +128,7 @@ async fn fallback(method: Method, uri: Uri, request: Request) -> Response {
         return ApiError::wrong_method().into_response();
     }
     let path = uri.path();
-    if path == "/api"
-        || path.starts_with("/api/")
-        || path.starts_with("/jaeger/")
-        || path.starts_with("/tempo/")
-    {
+    if path == "/api" || APIS.iter().any(|api| path.starts_with(api)) {
         return ApiError::no_route(path).into_response();
     }
     assets::embedded().serve(path, request.headers())

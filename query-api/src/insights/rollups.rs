@@ -3,6 +3,9 @@
 //! Quantiles come from merged sketches, never from averaged quantiles. Invariants: a key, a window and a source range
 //! count once, by their highest revision; sketches are kept as their occupied bins alone.
 
+mod cells;
+mod packed;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -10,16 +13,15 @@ use std::{
 
 use hashbrown::HashMap;
 use infertrace_analytics::sketch::{ACCURACY, Sketch};
-use infertrace_schemas::avro::{Rollup, Sketch as AvroSketch};
+use infertrace_schemas::avro::Rollup;
+
+pub(crate) use cells::CellView;
+pub(crate) use packed::Packed;
 
 /// What a cell takes besides text, counters and bins, about.
 const CELL_OVERHEAD: usize = 256;
 /// What a named value takes, about.
 const VALUE_BYTES: usize = 48;
-/// Bins a sketch may span, and how far they may lie from 0; a record that claims more is not one of ours.
-const MOST_BINS: usize = 16_384;
-/// Values a sketch may count: sums of many stay far from overflow.
-const MOST_VALUES: i64 = 1 << 48;
 
 /// Why a rollup cannot be used.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -50,87 +52,6 @@ struct Key {
     device: String,
     /// Partition, first and last offset.
     source: (i32, i64, i64),
-}
-
-/// A sketch as bytes: gap to the next occupied bin and its count, both LEB128.
-#[derive(Clone, Debug)]
-struct Packed {
-    zeros: u64,
-    sum: u64,
-    min: u64,
-    max: u64,
-    first: i32,
-    bins: Box<[u8]>,
-}
-
-fn put(mut value: u64, out: &mut Vec<u8>) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
-fn take(bytes: &mut &[u8]) -> Option<u64> {
-    let mut value = 0;
-    let mut shift = 0;
-    loop {
-        let (&byte, rest) = bytes.split_first()?;
-        *bytes = rest;
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte < 0x80 {
-            return Some(value);
-        }
-        shift += 7;
-    }
-}
-
-impl Packed {
-    fn new(sketch: &AvroSketch) -> Result<Self, UnusableRollup> {
-        let same = (sketch.relative_accuracy - ACCURACY).abs() <= 1e-9;
-        if !same {
-            let (metric, accuracy) = (sketch.metric.clone(), sketch.relative_accuracy);
-            return Err(UnusableRollup::Accuracy { metric, accuracy });
-        }
-        let counts = || sketch.bin_counts.iter().chain([&sketch.zero_count]);
-        let impossible = sketch.bin_counts.len() > MOST_BINS
-            || sketch.first_bin.unsigned_abs() as usize > MOST_BINS
-            || counts().any(|count| *count < 0)
-            || counts().fold(0i64, |all, count| all.saturating_add(*count)) > MOST_VALUES;
-        if impossible {
-            return Err(UnusableRollup::Bins(sketch.metric.clone()));
-        }
-        let mut bins = Vec::new();
-        let mut gap = 0;
-        for &count in &sketch.bin_counts {
-            if count == 0 {
-                gap += 1;
-                continue;
-            }
-            put(gap, &mut bins);
-            put(count as u64, &mut bins);
-            gap = 0;
-        }
-        // A cast from a floating-point number saturates; values are whole numbers of the metric's unit.
-        Ok(Self {
-            zeros: sketch.zero_count as u64,
-            sum: sketch.sum as u64,
-            min: sketch.min as u64,
-            max: sketch.max as u64,
-            first: sketch.first_bin,
-            bins: bins.into(),
-        })
-    }
-
-    fn unpack(&self) -> Sketch {
-        let mut bins = Vec::new();
-        let mut packed = &self.bins[..];
-        while let (Some(gap), Some(count)) = (take(&mut packed), take(&mut packed)) {
-            bins.resize(bins.len() + gap as usize, 0);
-            bins.push(count);
-        }
-        Sketch::from_parts(self.zeros, self.sum, self.min, self.max, self.first, bins)
-    }
 }
 
 /// Counters and sketches of one key in one window.
@@ -282,7 +203,7 @@ impl Rollups {
         let bytes = CELL_OVERHEAD
             + texts.iter().map(|text| text.len()).sum::<usize>()
             + (counters.len() + sums.len()) * VALUE_BYTES / 2
-            + sketches.iter().map(|(_, sketch)| sketch.bins.len() + 2 * VALUE_BYTES).sum::<usize>();
+            + sketches.iter().map(|(_, sketch)| sketch.bins_len() + 2 * VALUE_BYTES).sum::<usize>();
         Ok(Cell { key, revision: rollup.revision, counters, price_versions, sums, sketches, bytes })
     }
 

@@ -11,6 +11,8 @@ mod jaeger;
 mod language;
 mod life;
 mod live;
+mod mcp;
+mod prometheus;
 mod search;
 mod support;
 mod tempo;

@@ -217,14 +217,22 @@ impl Key {
     /// What the cell counts.
     #[must_use]
     pub fn shape(&self) -> Shape {
-        match (&*self.stage, self.service.is_empty()) {
-            (stage::CALL, _) => Shape::Call,
-            (stage::ENGINE, _) => Shape::Engine,
-            (stage::TRACE, _) => Shape::Trace,
-            ("", true) if !self.device.is_empty() => Shape::Device,
-            ("", _) => Shape::Request,
-            (_, true) => Shape::Stage,
-            (_, false) => Shape::Spans,
+        Shape::of(&self.stage, &self.service, &self.device)
+    }
+}
+
+impl Shape {
+    /// What a cell of this stage, service and device counts.
+    #[must_use]
+    pub fn of(stage: &str, service: &str, device: &str) -> Self {
+        match (stage, service.is_empty()) {
+            (stage::CALL, _) => Self::Call,
+            (stage::ENGINE, _) => Self::Engine,
+            (stage::TRACE, _) => Self::Trace,
+            ("", true) if !device.is_empty() => Self::Device,
+            ("", _) => Self::Request,
+            (_, true) => Self::Stage,
+            (_, false) => Self::Spans,
         }
     }
 }

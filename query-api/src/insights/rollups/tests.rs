@@ -1,4 +1,6 @@
-use super::*;
+use infertrace_schemas::avro::Sketch as AvroSketch;
+
+use super::{packed::MOST_BINS, *};
 
 const SECOND: i64 = 1_000_000_000;
 
