@@ -26,7 +26,7 @@ const ATTRIBUTES: &[&str] = &[
     stitch::RESPONSE,
 ];
 
-/// The first stage's reader, with room for `spans` spans of a usual size: a fifth of the whole reader's work was to
+/// The first stage's reader, with room for `spans` spans of a usual size: a third of the whole reader's work was to
 /// store attributes that nothing here looks at.
 #[must_use]
 pub fn reader(spans: usize) -> SpanReader {

@@ -97,7 +97,7 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 const CREATE_TIMEOUT: Duration = Duration::from_secs(30);
 const METADATA_AGE: Duration = Duration::from_secs(30);
 /// Bytes of one partition in a fetch, but always a whole record. A fetch of several partitions is one piece of memory: past
-/// some MiB it is mapped anew each time, and a tenth of a reader's CPU went into zeroing pages.
+/// some MiB it is mapped anew each time, and a third of a processor's page faults were its.
 const FETCH_BYTES: usize = 512 << 10;
 
 impl KafkaLog {
