@@ -107,7 +107,7 @@ impl<'a> Sightings<'a> {
         }
         if self.is_openinference.get(view.scope_column().key(row)).copied().unwrap_or(false) {
             let is_call = |kind: &&str| view.attribute_equals(row, OPENINFERENCE_KIND, kind);
-            return OPENINFERENCE_CALLS.iter().any(|kind| is_call(&kind)).then_some(Role::Client);
+            return OPENINFERENCE_CALLS.iter().any(is_call).then_some(Role::Client);
         }
         let is_served = !is_proxy
             && (!framework.is_empty()

@@ -411,7 +411,7 @@ impl Story<'_> {
         let mut at = from + request.detokenize_ns;
         let attributes = vec![("app.tokenizer.name", text(self.spec.model))];
         self.add(Some(post), POSTPROCESSOR, "detokenize", SpanKind::Internal, (from, at), attributes);
-        let attributes = vec![("app.safety.flagged", Attr::Bool(request.number % 97 == 0))];
+        let attributes = vec![("app.safety.flagged", Attr::Bool(request.number.is_multiple_of(97)))];
         let times = (at, at + request.safety_ns);
         self.add(Some(post), POSTPROCESSOR, "safety_filter", SpanKind::Internal, times, attributes);
         at = times.1;

@@ -370,6 +370,6 @@ impl Request {
     }
 
     pub(crate) fn ranks(&self) -> bool {
-        self.number % 3 == 0
+        self.number.is_multiple_of(3)
     }
 }

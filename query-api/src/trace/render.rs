@@ -293,9 +293,9 @@ pub enum OtlpError {
 }
 
 fn service_of(resource: &Json) -> Option<String> {
-    let attributes = resource["attributes"].as_array().into_iter().flatten();
-    let named = attributes.filter(|attribute| attribute["key"] == SERVICE);
-    named.last().and_then(|attribute| attribute["value"]["stringValue"].as_str()).map(str::to_owned)
+    let attributes = resource["attributes"].as_array()?;
+    let named = attributes.iter().rfind(|attribute| attribute["key"] == SERVICE);
+    named.and_then(|attribute| attribute["value"]["stringValue"].as_str()).map(str::to_owned)
 }
 
 fn name_service(resource: &mut Json, service: &str) {

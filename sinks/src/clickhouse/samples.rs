@@ -77,9 +77,7 @@ pub(super) fn encode(records: Vec<Record>, partition: i32) -> Result<Encoded, Ar
                 .origins
                 .iter()
                 .map(|origin| {
-                    texts(
-                        &origin.resource.as_ref().map_or(&[][..], |resource| resource.attributes.as_slice()),
-                    )
+                    texts(origin.resource.as_ref().map_or(&[][..], |resource| resource.attributes.as_slice()))
                 })
                 .collect();
             batch.samples.iter().map(move |sample| {

@@ -129,7 +129,7 @@ where
     C: Column<'a, Item = Option<T>> + Send + Sync + 'a,
 {
     let opened = C::open(column(batch, name)?).ok_or(MissingColumn(name))?;
-    Ok(Box::new(move |row, test| opened.get(row).and_then(&scalar).is_some_and(|value| test(value))))
+    Ok(Box::new(move |row, test| opened.get(row).and_then(&scalar).is_some_and(&mut *test)))
 }
 
 fn open<'a>(batch: &'a RecordBatch, field: &Field) -> Result<Read<'a>, MissingColumn> {
