@@ -329,6 +329,7 @@ async fn prepare_lake(options: &Options, store: &Arc<dyn ObjectStore>, base_ns: 
                 end: next,
                 row_group_rows: sink.row_group_rows,
                 zstd_level: sink.zstd_level,
+                merged: None,
             };
             let mut reader = SpanReader::new();
             let mut writer = RangeWriter::new(&settings).unwrap();
