@@ -171,10 +171,8 @@ mod tests {
         fn writes_again_stay_few(sizes in proptest::collection::vec(1u64..40, 1..400)) {
             let config = config();
             let mut files: Vec<(LiveFile, u32)> = Vec::new();
-            let mut next = 0;
-            for bytes in sizes {
+            for (next, bytes) in (0..).zip(sizes) {
                 files.push((file(next, bytes), 0));
-                next += 1;
                 loop {
                     let live: Vec<LiveFile> = files.iter().map(|(file, _)| file.clone()).collect();
                     let Some(group) = starts(&live, &config, |_| false).into_iter().next() else { break };
